@@ -1,0 +1,70 @@
+//! Taking away what a runtime left: processes that are still in a container's cgroup, and its directories.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+
+use super::{CgroupPath, Cgroups};
+
+/// Pids of everything in the container's cgroups, nested ones included, zombies too.
+pub(crate) fn processes_in(cgroups: &Cgroups, path: &CgroupPath) -> BTreeSet<i32> {
+    let mut pids = BTreeSet::new();
+    for directory in cgroups.of_container(path).directories {
+        collect(&directory, &mut pids);
+    }
+    pids
+}
+
+fn collect(directory: &Path, pids: &mut BTreeSet<i32>) {
+    let Ok(text) = std::fs::read_to_string(directory.join("cgroup.procs")) else { return };
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&entry.path(), pids);
+        }
+    }
+}
+
+/// Removes what is left of a container's cgroups. Directories that are gone already are no error.
+///
+/// runsc also makes plain directories below `/sys/fs/cgroup` for controllers that are not mounted there (measured
+/// with 20240729); those that carry this container's name are removed too, and their parents if nothing else is in
+/// them.
+///
+/// # Errors
+/// The first directory that could not be removed; the others are still tried.
+pub(crate) fn remove_leftovers(cgroups: &Cgroups, path: &CgroupPath) -> io::Result<()> {
+    let mut result = Ok(());
+    for directory in cgroups.of_container(path).directories {
+        result = result.and(remove_tree(&directory));
+    }
+    let mounted: BTreeSet<&Path> = cgroups.mount_points().collect();
+    let top = cgroups.top();
+    if mounted.contains(top.as_path()) {
+        return result;
+    }
+    for entry in std::fs::read_dir(&top).into_iter().flatten().flatten() {
+        let stray = entry.path().join(path.as_str().trim_start_matches('/'));
+        if !mounted.contains(entry.path().as_path()) && stray.is_dir() && stray.ends_with(path.leaf()) {
+            result = result.and(remove_tree(&stray));
+            // Fails, rightly, when another container's directory is beside it.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+    result
+}
+
+/// Removes a directory and the directories in it; the files of a cgroup go with it.
+fn remove_tree(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    match std::fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,197 @@
+//! The rules of [`decide`], one test a rule.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn death(end: ProcessEnd) -> Death {
+    Death {
+        pid: 42,
+        end,
+        from_pidfd: false,
+        sandboxed: false,
+        sent: vec![],
+        timed_out: None,
+        oom_kill_before: 0,
+        memory: None,
+        helper: None,
+    }
+}
+
+fn killed() -> ProcessEnd {
+    ProcessEnd::Signaled { signal: Signal::KILL, core_dumped: false }
+}
+
+fn counters(oom_kill: u64) -> MemoryCounters {
+    MemoryCounters {
+        file: "/sys/fs/cgroup/memory/x/memory.oom_control".into(),
+        oom_kill,
+        limit_bytes: Some(64 << 20),
+        peak_bytes: Some(64 << 20),
+    }
+}
+
+fn sent(signal: Signal, by: AskedBy) -> Vec<SentSignal> {
+    vec![SentSignal { signal, by, at: Timestamp::UNIX_EPOCH }]
+}
+
+fn report(death: &Death) -> ExitReport {
+    let (cause, asked_by, evidence) = decide(death);
+    ExitReport {
+        version: REPORT_VERSION,
+        id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        name: Some("web".parse().unwrap()),
+        runtime: "runc".into(),
+        cause,
+        asked_by,
+        evidence,
+        started: None,
+        ended: Timestamp::UNIX_EPOCH,
+        usage: Usage::default(),
+        stdio: StdioReport::default(),
+        cleanup: vec![],
+    }
+}
+
+#[test]
+fn a_plain_exit_keeps_its_code_and_prints_nothing() {
+    for code in [0, 7, 128, 143, 255] {
+        let report = report(&death(ProcessEnd::Exited(code)));
+        assert_eq!(report.cause, Cause::Exited { code });
+        assert_eq!(report.code(), i32::from(code));
+        assert_eq!(report.death_line(), None);
+    }
+}
+
+#[test]
+fn a_kill_without_a_counter_is_never_called_out_of_memory() {
+    let report = report(&Death { memory: Some(counters(0)), ..death(killed()) });
+    assert_eq!(report.cause, Cause::Signaled { signal: Signal::KILL });
+    assert_eq!(report.code(), 137);
+    insta::assert_snapshot!(report.death_line().unwrap(), @"web exited 137: ended by SIGKILL from outside. Not an out-of-memory kill of its own limit (oom_kill=0)");
+}
+
+#[test]
+fn a_kill_that_the_counter_shows_is_out_of_memory() {
+    let report = report(&Death { memory: Some(counters(1)), ..death(killed()) });
+    assert_eq!(report.cause, Cause::OomKilled { victim: OomVictim::Init });
+    assert_eq!(report.code(), 137);
+    insta::assert_snapshot!(report.death_line().unwrap(), @"web exited 137: out of memory: limit 64.0 MiB, peak 64.0 MiB (memory.oom_control oom_kill=1). Give it more: -m 96m");
+}
+
+#[test]
+fn kills_from_before_the_start_do_not_count() {
+    let (cause, ..) = decide(&Death { oom_kill_before: 1, memory: Some(counters(1)), ..death(killed()) });
+    assert_eq!(cause, Cause::Signaled { signal: Signal::KILL });
+}
+
+#[test]
+fn our_own_kill_is_ours_even_after_an_out_of_memory_kill_of_a_child() {
+    let (cause, asked_by, _) = decide(&Death {
+        memory: Some(counters(1)),
+        sent: sent(Signal::KILL, AskedBy::Stop),
+        ..death(killed())
+    });
+    assert_eq!((cause, asked_by), (Cause::Signaled { signal: Signal::KILL }, Some(AskedBy::Stop)));
+}
+
+#[test]
+fn a_childs_137_handed_on_is_out_of_memory_of_the_child() {
+    let (cause, ..) = decide(&Death { memory: Some(counters(1)), ..death(ProcessEnd::Exited(137)) });
+    assert_eq!(cause, Cause::OomKilled { victim: OomVictim::Child });
+    let (cause, ..) = decide(&Death { memory: Some(counters(1)), ..death(ProcessEnd::Exited(3)) });
+    assert_eq!(cause, Cause::Exited { code: 3 }, "the process that lived on has a code of its own");
+}
+
+#[test]
+fn a_trapped_signal_is_an_exit_for_a_process() {
+    let (cause, asked_by, _) =
+        decide(&Death { sent: sent(Signal::TERM, AskedBy::Stop), ..death(ProcessEnd::Exited(143)) });
+    assert_eq!((cause, asked_by), (Cause::Exited { code: 143 }, Some(AskedBy::Stop)));
+}
+
+#[test]
+fn a_sandbox_that_exits_143_is_ambiguous_and_says_so() {
+    let sandboxed = Death { sandboxed: true, ..death(ProcessEnd::Exited(143)) };
+    let (cause, _, evidence) = decide(&sandboxed);
+    assert_eq!(cause, Cause::Exited { code: 143 });
+    assert!(evidence.iter().any(|e| matches!(e, Evidence::Ambiguous { .. })));
+    let (cause, asked_by, evidence) =
+        decide(&Death { sent: sent(Signal::TERM, AskedBy::Stop), ..sandboxed.clone() });
+    assert_eq!((cause, asked_by), (Cause::Signaled { signal: Signal::TERM }, Some(AskedBy::Stop)));
+    assert!(evidence.iter().any(|e| matches!(e, Evidence::Ambiguous { .. })));
+}
+
+#[test]
+fn a_sandbox_that_exits_128_or_255_is_a_plain_exit() {
+    for code in [128, 255] {
+        let (cause, _, evidence) = decide(&Death { sandboxed: true, ..death(ProcessEnd::Exited(code)) });
+        assert_eq!(cause, Cause::Exited { code });
+        assert!(!evidence.iter().any(|e| matches!(e, Evidence::Ambiguous { .. })), "{code}");
+    }
+}
+
+#[test]
+fn a_dead_gofer_makes_the_end_unknown() {
+    let helper = HelperDeath { helper: "gofer (pid 7)".into(), end: killed() };
+    for end in [ProcessEnd::Exited(0), ProcessEnd::Exited(137), killed()] {
+        let report = report(&Death { sandboxed: true, helper: Some(helper.clone()), ..death(end) });
+        assert!(matches!(report.cause, Cause::RuntimeLost { .. }), "{end}");
+        assert_eq!((report.code(), report.cause.shell_code()), (-1, 125));
+    }
+}
+
+#[test]
+fn the_time_limit_wins_over_how_it_ended() {
+    let (cause, asked_by, _) =
+        decide(&Death { timed_out: Some(Duration::from_millis(1500)), ..death(ProcessEnd::Exited(0)) });
+    assert_eq!(cause, Cause::TimedOut { limit_ms: 1500 });
+    assert_eq!((cause.shell_code(), asked_by), (124, Some(AskedBy::Timeout)));
+}
+
+#[test]
+fn codes_of_a_failed_start() {
+    let failed = |code| Cause::StartFailed { failure: Failure { code, what: String::new(), why: vec![], next: None } };
+    assert_eq!((failed(Code::CommandNotFound).code(), failed(Code::CommandNotFound).shell_code()), (127, 127));
+    assert_eq!(failed(Code::CommandNotExecutable).code(), 126);
+    assert_eq!((failed(Code::RuntimeFailed).code(), failed(Code::RuntimeFailed).shell_code()), (-1, 125));
+}
+
+fn any_end() -> impl Strategy<Value = ProcessEnd> {
+    prop_oneof![
+        any::<u8>().prop_map(ProcessEnd::Exited),
+        (1..=64_i32).prop_map(|n| ProcessEnd::Signaled {
+            signal: Signal::from_number(n).unwrap(),
+            core_dumped: false
+        }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn out_of_memory_needs_the_counter(end in any_end(), sandboxed: bool, before in 0..3_u64, after in 0..3_u64) {
+        let seen = Death { sandboxed, oom_kill_before: before, memory: Some(counters(after)), ..death(end) };
+        let (cause, ..) = decide(&seen);
+        let blames_memory = matches!(cause, Cause::OomKilled { .. });
+        prop_assert!(after > before || !blames_memory);
+    }
+
+    #[test]
+    fn the_kernels_word_is_never_changed_silently(end in any_end(), sandboxed: bool) {
+        let (cause, _, evidence) = decide(&Death { sandboxed, ..death(end) });
+        let expected = match end {
+            ProcessEnd::Exited(code) => Cause::Exited { code },
+            ProcessEnd::Signaled { signal, .. } => Cause::Signaled { signal },
+        };
+        prop_assert_eq!(&cause, &expected);
+        let shows_status = matches!(&evidence[0], Evidence::WaitStatus { pid: 42, .. });
+        prop_assert!(shows_status);
+    }
+
+    #[test]
+    fn a_report_survives_its_file(end in any_end(), sandboxed: bool) {
+        let report = report(&Death { sandboxed, memory: Some(counters(1)), ..death(end) });
+        let text = serde_json::to_string(&report).unwrap();
+        prop_assert_eq!(serde_json::from_str::<ExitReport>(&text).unwrap(), report);
+    }
+}

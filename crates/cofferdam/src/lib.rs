@@ -1,0 +1,28 @@
+//! One container lifecycle over runc-compatible runtimes and gVisor that tells the truth about how a container ended.
+//!
+//! Three layers; imports only go down:
+//!
+//! - `launch`: the one place where the steps are put together, and unmade in reverse.
+//! - effects: `runtime`, `process`, `supervise`, `state`, `bundle`, `rootfs`, `cgroup`, `network`, `inventory`, `host`.
+//! - decisions, pure: `id`, `request`, `lifecycle`, `exit`, `spec`, `signal`; and `error`, which all use.
+//!
+//! `sys` is the floor: the only unsafe code.
+
+pub mod bundle;
+pub mod cgroup;
+pub mod error;
+pub mod exit;
+pub mod host;
+pub mod id;
+pub mod lifecycle;
+pub mod network;
+mod proc;
+mod process;
+pub mod request;
+mod rootfs;
+pub mod runtime;
+pub mod signal;
+pub mod spec;
+pub mod state;
+#[expect(unsafe_code, reason = "the one room for unsafe code; each block says why it is sound")]
+mod sys;

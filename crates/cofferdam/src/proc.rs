@@ -1,0 +1,105 @@
+//! What /proc tells of a process: whether it is the one that we mean, and how it looks in a table.
+
+use std::time::Duration;
+
+use crate::runtime::ProcessInfo;
+
+/// Ticks of the kernel's user-visible clock in a second: `USER_HZ`, 100 on every architecture that Rust has.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// The fields of `/proc/PID/stat` that are used here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// One letter; `Z` and `X` are dead.
+    pub(crate) state: char,
+    pub(crate) ppid: i32,
+    /// User and system time, in ticks.
+    pub(crate) ticks: u64,
+    /// When it was started, in ticks since boot. Together with the pid it names one process of one boot.
+    pub(crate) start_time: u64,
+}
+
+/// Reads a process's stat; `None` when there is no such process.
+pub(crate) fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// When a process was started, in ticks since boot; `None` when there is no such process, or it is dead.
+pub(crate) fn start_time_of_living(pid: i32) -> Option<u64> {
+    stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.start_time)
+}
+
+/// The arguments of a process; empty when it is gone, dead or a kernel thread.
+pub(crate) fn arguments(pid: i32) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    if bytes.is_empty() {
+        return vec![];
+    }
+    bytes.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+}
+
+/// All pids on the host.
+pub(crate) fn all_pids() -> impl Iterator<Item = i32> {
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// A process as a table shows it; `None` when it has gone meanwhile.
+pub(crate) fn describe(pid: i32) -> Option<ProcessInfo> {
+    let stat = stat(pid)?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let uid = field("Uid:").and_then(|ids| ids.split_whitespace().next()).unwrap_or("?").to_owned();
+    let args = arguments(pid);
+    let command = if args.is_empty() { format!("[{}]", field("Name:").unwrap_or("?")) } else { args.join(" ") };
+    Some(ProcessInfo { uid, pid, ppid: stat.ppid, time: clock(stat.ticks), command })
+}
+
+fn clock(ticks: u64) -> String {
+    let seconds = Duration::from_secs(ticks / TICKS_PER_SECOND).as_secs();
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Parses `/proc/PID/stat`. The second field, the name, is in parentheses and may hold anything, parentheses too.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let rest = &text[text.rfind(')')? + 1..];
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        ppid: fields.get(1)?.parse().ok()?,
+        ticks: number(14)? + number(15)?,
+        start_time: number(22)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_shift_the_fields() {
+        let text = "42 (a) b) (c) S 7 42 42 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 98765 1 2";
+        let stat = parse_stat(text).unwrap();
+        assert_eq!(stat, Stat { state: 'S', ppid: 7, ticks: 300, start_time: 98765 });
+        assert_eq!(clock(stat.ticks), "00:00:03");
+    }
+
+    #[test]
+    fn own_process_is_described() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(start_time_of_living(own).is_some());
+        assert_eq!(describe(own).unwrap().pid, own);
+        assert!(all_pids().any(|pid| pid == own));
+        assert_eq!(start_time_of_living(i32::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".*") {
+            let _ = parse_stat(&text);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What requests are taken and what is refused.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn request() -> LaunchRequest {
+    LaunchRequest { args: vec!["true".into()], ..LaunchRequest::new(Source::Rootfs { path: "/r".into() }) }
+}
+
+fn refusal(request: LaunchRequest) -> String {
+    validate(request).unwrap_err().to_string()
+}
+
+#[test]
+fn a_plain_request_is_taken() {
+    let plan = validate(request()).unwrap();
+    assert!(plan.limits.is_empty());
+    assert_eq!(plan.stopping.signal, Signal::TERM);
+    assert_eq!(plan.stopping.timeout, None);
+}
+
+#[test]
+fn a_rootfs_needs_a_command_and_a_bundle_does_not() {
+    assert!(refusal(LaunchRequest { args: vec![], ..request() }).starts_with("COMMAND: "));
+    assert!(refusal(LaunchRequest { args: vec![String::new()], ..request() }).starts_with("COMMAND: "));
+    validate(LaunchRequest::new(Source::Bundle { path: "/b".into() })).unwrap();
+}
+
+#[test]
+fn environment_entries_are_checked() {
+    for entry in ["", "=x", "A", "A\0=1"] {
+        assert!(refusal(LaunchRequest { env: vec![entry.into()], ..request() }).starts_with("--env: "), "{entry:?}");
+    }
+    let long = format!("A={}", "x".repeat(200 * 1024));
+    assert!(refusal(LaunchRequest { env: vec![long], ..request() }).contains("bytes long"));
+    let many = (0..10_000).map(|n| format!("K{n}=v")).collect();
+    validate(LaunchRequest { env: many, ..request() }).unwrap();
+}
+
+#[test]
+fn working_directories_are_checked() {
+    for cwd in ["", "relative", "./x", "/proc/self/fd/7", "/a\0b"] {
+        let text = refusal(LaunchRequest { cwd: Some(cwd.into()), ..request() });
+        assert!(text.starts_with("--workdir: "), "{cwd:?}: {text}");
+    }
+}
+
+#[test]
+fn limits_are_checked() {
+    for memory in ["", "x", "0", "1m", "-1", "1.m", "99999999999t", "1q", "1 0m"] {
+        assert!(validate(LaunchRequest { memory: Some(memory.into()), ..request() }).is_err(), "{memory:?}");
+    }
+    for cpus in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.001] {
+        assert!(validate(LaunchRequest { cpus: Some(cpus), ..request() }).is_err(), "{cpus}");
+    }
+    let plan = validate(LaunchRequest {
+        memory: Some("1.5g".into()),
+        cpus: Some(0.5),
+        pids_limit: Some(-1),
+        ..request()
+    })
+    .unwrap();
+    assert_eq!(plan.limits.memory_bytes, Some(3 << 29));
+    assert_eq!(plan.limits.cpu_quota_us, Some(50_000));
+    assert!(validate(LaunchRequest { pids_limit: Some(0), ..request() }).is_err());
+}
+
+#[test]
+fn sizes_are_dockers() {
+    assert_eq!(parse_size("64m"), Ok(64 << 20));
+    assert_eq!(parse_size("64MB"), Ok(64 << 20));
+    assert_eq!(parse_size("1024"), Ok(1024));
+    assert_eq!(parse_size("0.5k"), Ok(512));
+}
+
+#[test]
+fn users_are_never_read_as_somebody_else() {
+    for text in [
+        "", ":", "a:", ":0", "-1", "4294967295", "4294967296", "2147483648:0", "0x0", "+0", "1:2:3", "a b", "a\n", "0:-1",
+        "1000 ", "1.0",
+    ] {
+        assert!(UserSpec::parse(text).is_err(), "{text:?}");
+    }
+    assert_eq!(UserSpec::parse("0").unwrap().user, UserPart::Id(0));
+    assert_eq!(UserSpec::parse("www-data:33").unwrap().group, Some(UserPart::Id(33)));
+}
+
+#[test]
+fn mounts_are_checked() {
+    for text in ["", "/a", "a:/b", "/a:b", "/a:/b:xx", "/a:/b/../c", "/a:/", "/a:/b:ro:z"] {
+        assert!(MountRequest::parse(text).is_err(), "{text:?}");
+    }
+    assert!(MountRequest::parse("/a:/b:ro").unwrap().read_only);
+}
+
+#[test]
+fn networks_are_checked() {
+    for text in ["", "bridge", "ns:", "ns:x", "none:", "host:x"] {
+        assert!(NetworkMode::parse(text).is_err(), "{text:?}");
+    }
+    assert_eq!(NetworkMode::parse("ns:/run/netns/x"), Ok(NetworkMode::Namespace { path: "/run/netns/x".into() }));
+}
+
+#[test]
+fn resource_limits_are_checked() {
+    for text in ["", "nofile", "nofile=", "nofile=2:1", "nothing=1", "nofile=x", "nofile=-2"] {
+        assert!(Ulimit::parse(text).is_err(), "{text:?}");
+    }
+    let limit = Ulimit::parse("nofile=1024:unlimited").unwrap();
+    assert_eq!((limit.name.as_str(), limit.soft, limit.hard), ("RLIMIT_NOFILE", 1024, u64::MAX));
+}
+
+#[test]
+fn unknown_capabilities_and_signals_are_refused() {
+    assert!(refusal(LaunchRequest { cap_add: vec!["FLY".into()], ..request() }).starts_with("--cap-add: "));
+    assert!(refusal(LaunchRequest { stop_signal: Some("NONE".into()), ..request() }).starts_with("--stop-signal: "));
+    let plan = validate(LaunchRequest { cap_add: vec!["net_raw".into()], ..request() }).unwrap();
+    assert_eq!(plan.cap_add, ["CAP_NET_RAW"]);
+}
+
+#[test]
+fn a_request_survives_its_wire_form() {
+    let request = LaunchRequest { memory: Some("64m".into()), cpus: Some(1.5), ..request() };
+    let text = serde_json::to_string(&request).unwrap();
+    assert_eq!(serde_json::from_str::<LaunchRequest>(&text).unwrap(), request);
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in ".*") {
+        let _ = parse_size(&text);
+        let _ = UserSpec::parse(&text);
+        let _ = MountRequest::parse(&text);
+        let _ = NetworkMode::parse(&text);
+        let _ = Ulimit::parse(&text);
+    }
+
+    #[test]
+    fn whole_sizes_are_exact(number in 0..1_000_000_u64, unit in 0..5_usize) {
+        let text = format!("{number}{}", ["", "k", "m", "g", "t"][unit]);
+        prop_assert_eq!(parse_size(&text), Ok(number << (10 * unit)));
+    }
+}

@@ -1,0 +1,30 @@
+//! Where runc, crun and youki differ: one table.
+
+use super::RuntimeKind;
+
+/// The differences of one runc-compatible runtime.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flavor {
+    /// How it is told to go on where cgroups cannot be made.
+    pub(super) without_cgroups: &'static [&'static str],
+    /// Whether `list` and `ps` can print JSON.
+    pub(super) prints_json: bool,
+    /// Whether it refuses a host with controllers on both v1 and v2.
+    pub(super) refuses_hybrid: bool,
+}
+
+impl Flavor {
+    pub(super) fn of(kind: RuntimeKind) -> Self {
+        match kind {
+            RuntimeKind::Runc | RuntimeKind::Runsc => {
+                Self { without_cgroups: &["--rootless", "true"], prints_json: true, refuses_hybrid: false }
+            }
+            // "cgroups in hybrid mode not supported, drop all controllers from cgroupv2" (1.8.1).
+            RuntimeKind::Crun => {
+                Self { without_cgroups: &["--cgroup-manager=disabled"], prints_json: true, refuses_hybrid: true }
+            }
+            // Its `list` knows a table only (0.5.7).
+            RuntimeKind::Youki => Self { without_cgroups: &[], prints_json: false, refuses_hybrid: false },
+        }
+    }
+}

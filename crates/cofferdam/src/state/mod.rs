@@ -1,0 +1,453 @@
+//! The state directory: the record on disk is the truth about a container.
+//!
+//! ```text
+//! STATE/                     0700, ours alone
+//!   containers/ID/           one folder a container
+//!     lock                   held (flock) by the supervisor as long as it lives
+//!     record.json            what it is and how far it is; version first
+//!     edits.json             how its specification was changed, and why
+//!     report.json            how it ended; written once
+//!     bundle/config.json     what the runtime gets
+//!     control.sock           where the supervisor listens
+//!     runtime.log            the runtime's own log
+//!   names/NAME -> ID         exclusive: a name has one container
+//!   runtime/NAME/            state roots of the runtimes
+//!   cache/                   features of runtimes
+//! ```
+//!
+//! Invariant: files are written to a temporary name, synced and renamed, so a reader sees the old or the new, whole.
+//! A folder whose lock is free has no living supervisor.
+
+mod lock;
+mod record;
+
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use lock::{ContainerLock, lock_is_free};
+pub use record::{ProcessId, Record};
+
+use crate::error::{Code, Diagnose};
+use crate::exit::ExitReport;
+use crate::id::{ContainerId, ContainerName};
+
+/// The longest path of a state directory, in bytes: a socket's path is at most 107 (`sun_path`), and runsc makes
+/// `/runtime/NAME/runsc-ID.sock` below it.
+pub const STATE_PATH_LIMIT: usize = 46;
+/// The state directory of root.
+pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
+
+/// A state directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+/// The folder of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDir {
+    /// The container.
+    pub id: ContainerId,
+    path: PathBuf,
+}
+
+/// Something that is wrong with the state directory.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be made or used.
+    #[error("the state directory {} cannot be used: {why}", .path.display())]
+    Unusable {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A file in it cannot be read or written.
+    #[error("{} could not be {what}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as a participle.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A record is not one.
+    #[error("{} is damaged", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A record comes from a newer version.
+    #[error("{} has version {found}; this cofferdam knows versions up to {known}", .path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// The name has a container.
+    #[error("the name {name} belongs to the container {owner}")]
+    NameTaken {
+        /// The name.
+        name: ContainerName,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Nothing fits the text.
+    #[error("there is no container {}", crate::id::quote(.0))]
+    NoSuchContainer(String),
+    /// More than one fits the text.
+    #[error("{} is the beginning of {count} ids", crate::id::quote(.text))]
+    Ambiguous {
+        /// The text.
+        text: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+impl Diagnose for StateError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unusable { .. } => Code::StateDirectory,
+            Self::File { .. } => Code::StateWrite,
+            Self::Damaged { .. } => Code::RecordDamaged,
+            Self::TooNew { .. } => Code::RecordTooNew,
+            Self::NameTaken { .. } => Code::NameTaken,
+            Self::NoSuchContainer(_) => Code::NoSuchContainer,
+            Self::Ambiguous { .. } => Code::AmbiguousId,
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Self::Unusable { .. } => "name another with --state-dir or COFFERDAM_STATE_DIR".into(),
+            Self::File { .. } => "see whether the file system of the state directory is full or read-only".into(),
+            Self::Damaged { path, .. } => {
+                let folder = path.parent().unwrap_or(path).display();
+                format!("keep the file for a bug report, then remove {folder}")
+            }
+            Self::TooNew { .. } => "use the cofferdam that wrote it".into(),
+            Self::NameTaken { name, .. } => format!("choose another name, or `cofferdam rm {name}` first"),
+            Self::NoSuchContainer(_) => "`cofferdam ps --all` lists what is there".into(),
+            Self::Ambiguous { .. } => "give more digits".into(),
+        })
+    }
+}
+
+impl StateDir {
+    /// Opens a state directory, and makes it where it is missing.
+    ///
+    /// # Errors
+    /// [`StateError::Unusable`] when it cannot be made, is not ours alone, or its path is too long for sockets.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let unusable = |why: String| StateError::Unusable { path: path.to_owned(), why };
+        if !path.is_absolute() {
+            return Err(unusable("its path is not absolute".into()));
+        }
+        let length = path.as_os_str().len();
+        if length > STATE_PATH_LIMIT {
+            return Err(unusable(format!("its path has {length} bytes; sockets below it allow {STATE_PATH_LIMIT}")));
+        }
+        // runsc's `exec --detach` drops every argument that holds this word, and the root is one.
+        if path.to_string_lossy().contains("detach") {
+            return Err(unusable("runsc loses arguments that hold the word `detach`".into()));
+        }
+        let make = |path: &Path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        make(path).map_err(|error| unusable(error.to_string()))?;
+        let metadata = std::fs::symlink_metadata(path).map_err(|error| unusable(error.to_string()))?;
+        if !metadata.is_dir() {
+            return Err(unusable("it is not a directory".into()));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(unusable(format!("it belongs to the user {}", metadata.uid())));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(unusable(format!("others may enter it (mode {:04o}); make it 0700", metadata.mode() & 0o7777)));
+        }
+        for part in ["containers", "names", "runtime", "cache"] {
+            make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the features of runtimes are remembered.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.path.join("cache")
+    }
+
+    /// The state root of a runtime.
+    #[must_use]
+    pub fn runtime_root(&self, name: &str) -> PathBuf {
+        self.path.join("runtime").join(name)
+    }
+
+    /// The folder of a container, whether it is there or not.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> ContainerDir {
+        ContainerDir { id: id.clone(), path: self.path.join("containers").join(id.as_str()) }
+    }
+
+    /// Makes the folder of a new container. Exclusive: a folder that is there is an error.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn create_container(&self, id: &ContainerId) -> Result<ContainerDir, StateError> {
+        let container = self.container(id);
+        std::fs::DirBuilder::new().mode(0o700).create(&container.path).map_err(|source| StateError::File {
+            path: container.path.clone(),
+            what: "made",
+            source,
+        })?;
+        Ok(container)
+    }
+
+    /// The folders of all containers, in no order.
+    ///
+    /// # Errors
+    /// [`StateError::File`] when the directory cannot be read.
+    pub fn containers(&self) -> Result<Vec<ContainerDir>, StateError> {
+        let path = self.path.join("containers");
+        let entries = std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerId>().ok())
+            .map(|id| self.container(&id))
+            .collect())
+    }
+
+    /// Gives a name to a container.
+    ///
+    /// # Errors
+    /// [`StateError::NameTaken`] when another container has it.
+    pub fn claim_name(&self, name: &ContainerName, id: &ContainerId) -> Result<(), StateError> {
+        let _guard = self.lock_names()?;
+        let link = self.name_link(name);
+        if let Ok(owner) = std::fs::read_link(&link) {
+            let owner = owner.to_string_lossy().into_owned();
+            let alive = owner.parse::<ContainerId>().is_ok_and(|owner| self.container(&owner).path.exists());
+            if alive {
+                let owner = owner.chars().take(crate::id::SHORT_ID_LENGTH).collect();
+                return Err(StateError::NameTaken { name: name.clone(), owner });
+            }
+            // Left by a process that died between two steps.
+            std::fs::remove_file(&link).map_err(|source| self.name_error(name, "removed", source))?;
+        }
+        std::os::unix::fs::symlink(id.as_str(), &link).map_err(|source| self.name_error(name, "made", source))
+    }
+
+    /// Takes a name from a container, if it is that container's.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn release_name(&self, name: &ContainerName, id: &ContainerId) -> Result<(), StateError> {
+        let _guard = self.lock_names()?;
+        let link = self.name_link(name);
+        match std::fs::read_link(&link) {
+            Ok(owner) if owner.as_os_str() == id.as_str() => {
+                std::fs::remove_file(&link).map_err(|source| self.name_error(name, "removed", source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Finds a container by its id, its name, or the beginning of its id, in this order.
+    ///
+    /// # Errors
+    /// [`StateError::NoSuchContainer`], [`StateError::Ambiguous`].
+    pub fn find(&self, text: &str) -> Result<ContainerDir, StateError> {
+        let missing = || StateError::NoSuchContainer(text.to_owned());
+        if let Ok(id) = text.parse::<ContainerId>() {
+            let container = self.container(&id);
+            return if container.path.exists() { Ok(container) } else { Err(missing()) };
+        }
+        let name: ContainerName = text.parse().map_err(|_| missing())?;
+        if let Ok(owner) = std::fs::read_link(self.name_link(&name))
+            && let Some(id) = owner.to_str().and_then(|owner| owner.parse().ok())
+        {
+            let container = self.container(&id);
+            return if container.path.exists() { Ok(container) } else { Err(missing()) };
+        }
+        let mut fitting: Vec<_> =
+            self.containers()?.into_iter().filter(|container| container.id.as_str().starts_with(text)).collect();
+        match (fitting.pop(), fitting.len()) {
+            (Some(container), 0) => Ok(container),
+            (Some(_), others) => Err(StateError::Ambiguous { text: text.to_owned(), count: others + 1 }),
+            (None, _) => Err(missing()),
+        }
+    }
+
+    /// Removes a container's folder. The caller holds its lock.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn remove_container(&self, container: &ContainerDir) -> Result<(), StateError> {
+        // Under another name first: a reader never sees half a folder.
+        let trash = self.path.join("containers").join(format!(".{}", container.id));
+        let failed = |source| StateError::File { path: container.path.clone(), what: "removed", source };
+        match std::fs::rename(&container.path, &trash) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        }
+        std::fs::remove_dir_all(&trash).map_err(failed)
+    }
+
+    /// Removes folders whose removal was cut short by the death of the process that did it.
+    pub fn sweep_trash(&self) {
+        for entry in std::fs::read_dir(self.path.join("containers")).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                // Another process may be at it too.
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
+    fn name_link(&self, name: &ContainerName) -> PathBuf {
+        self.path.join("names").join(name.as_str())
+    }
+
+    fn name_error(&self, name: &ContainerName, what: &'static str, source: io::Error) -> StateError {
+        StateError::File { path: self.name_link(name), what, source }
+    }
+
+    fn lock_names(&self) -> Result<lock::FileLock, StateError> {
+        let path = self.path.join("names").join(".lock");
+        lock::FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
+    }
+}
+
+impl ContainerDir {
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bundle that the runtime gets.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path.join("bundle")
+    }
+
+    /// Where the supervisor listens.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Where the runtime sends a terminal.
+    #[must_use]
+    pub fn console_socket(&self) -> PathBuf {
+        self.path.join("console.sock")
+    }
+
+    /// Where the runtime writes the container's pid.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.path.join("pid")
+    }
+
+    /// The runtime's log.
+    #[must_use]
+    pub fn runtime_log(&self) -> PathBuf {
+        self.path.join("runtime.log")
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    fn report_file(&self) -> PathBuf {
+        self.path.join("report.json")
+    }
+
+    fn edits_file(&self) -> PathBuf {
+        self.path.join("edits.json")
+    }
+
+    /// Writes the report of the container's end.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn write_report(&self, report: &ExitReport) -> Result<(), StateError> {
+        write_json(&self.report_file(), report)
+    }
+
+    /// Reads the report of the container's end; `None` when it has not ended.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read_report(&self) -> Result<Option<ExitReport>, StateError> {
+        record::read_versioned(&self.report_file(), crate::exit::REPORT_VERSION)
+    }
+
+    /// Writes how the specification was changed.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn write_edits(&self, edits: &[crate::spec::Edit]) -> Result<(), StateError> {
+        write_json(&self.edits_file(), &edits)
+    }
+
+    /// Reads how the specification was changed; empty when that is not known.
+    #[must_use]
+    pub fn read_edits(&self) -> Vec<crate::spec::Edit> {
+        std::fs::read(self.edits_file())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), StateError> {
+    let failed = |source| StateError::File { path: path.to_owned(), what: "written", source };
+    let text = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
+    write_atomically(path, |out| out.write_all(&text)).map_err(failed)
+}
+
+/// Writes a file so that a reader sees the old content or the new, whole, also after a crash.
+pub(crate) fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut std::fs::File) -> io::Result<()>,
+) -> io::Result<()> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.{unique}", std::process::id()));
+    let result = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| {
+            write(&mut file)?;
+            file.sync_data()
+        })
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if result.is_err() {
+        // It may not have been made at all.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    result
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

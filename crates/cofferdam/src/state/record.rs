@@ -1,0 +1,143 @@
+//! What is written down of a container.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{ContainerDir, StateError, write_json};
+use crate::cgroup::CgroupPath;
+use crate::id::{ContainerId, ContainerName};
+use crate::lifecycle::Status;
+use crate::request::{Limits, NetworkMode, Source, Stopping};
+use crate::runtime::{RuntimeConfig, RuntimeFlags};
+
+/// Version of the record's format.
+pub const RECORD_VERSION: u32 = 1;
+
+/// A process that cannot be taken for another one with the same pid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its pid.
+    pub pid: i32,
+    /// When it was started, in clock ticks since boot (field 22 of `/proc/PID/stat`).
+    pub start_time: u64,
+    /// The boot in which both mean something.
+    pub boot_id: String,
+}
+
+impl ProcessId {
+    /// A living process; `None` when there is none with this pid.
+    #[must_use]
+    pub fn of(pid: i32, boot_id: &str) -> Option<Self> {
+        let start_time = crate::proc::start_time_of_living(pid)?;
+        Some(Self { pid, start_time, boot_id: boot_id.to_owned() })
+    }
+
+    /// Whether this very process is alive.
+    #[must_use]
+    pub fn is_alive(&self, boot_id: &str) -> bool {
+        self.boot_id == boot_id && crate::proc::start_time_of_living(self.pid) == Some(self.start_time)
+    }
+}
+
+/// What is written down of a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this format, readable before the rest.
+    pub version: u32,
+    /// The container.
+    pub id: ContainerId,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<ContainerName>,
+    /// How far it is.
+    pub status: Status,
+    /// The runtime that has it.
+    pub runtime: RuntimeConfig,
+    /// Flags that it needs at every call of the runtime.
+    pub flags: RuntimeFlags,
+    /// Whether its process is a sandbox.
+    pub sandboxed: bool,
+    /// Its process, or its sandbox; `None` before there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<ProcessId>,
+    /// The process that supervises it.
+    pub supervisor: ProcessId,
+    /// Its cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<CgroupPath>,
+    /// Kills by the out-of-memory killer that its cgroup counted before it started.
+    #[serde(default)]
+    pub oom_kill_before: u64,
+    /// Where it came from.
+    pub source: Source,
+    /// Its root filesystem.
+    pub rootfs: PathBuf,
+    /// Its command.
+    pub command: Vec<String>,
+    /// Its network.
+    pub network: NetworkMode,
+    /// Its limits.
+    pub limits: Limits,
+    /// Whether it has a terminal.
+    pub terminal: bool,
+    /// Whether it has a pid namespace of its own.
+    pub own_pid_namespace: bool,
+    /// When and how it is stopped.
+    pub stopping: Stopping,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is forgotten once its end has been reported.
+    pub remove: bool,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When its process was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+}
+
+impl ContainerDir {
+    /// Writes the record.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn write_record(&self, record: &Record) -> Result<(), StateError> {
+        write_json(&self.record_file(), record)
+    }
+
+    /// Reads the record; `None` when there is none yet, or the container has been removed meanwhile.
+    ///
+    /// # Errors
+    /// [`StateError::Damaged`], [`StateError::TooNew`].
+    pub fn read_record(&self) -> Result<Option<Record>, StateError> {
+        read_versioned(&self.record_file(), RECORD_VERSION)
+    }
+
+    fn record_file(&self) -> PathBuf {
+        self.path().join("record.json")
+    }
+}
+
+/// Reads a file whose version is looked at first: a newer format is told from a damaged one.
+pub(super) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, StateError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StateError::File { path: path.to_owned(), what: "read", source }),
+    };
+    let damaged = |source| StateError::Damaged { path: path.to_owned(), source };
+    let Version { version } = serde_json::from_slice(&text).map_err(damaged)?;
+    if version > known {
+        return Err(StateError::TooNew { path: path.to_owned(), found: version, known });
+    }
+    serde_json::from_slice(&text).map(Some).map_err(damaged)
+}

@@ -1,0 +1,14 @@
+//! The floor: kernel interfaces that no crate gives in a safe form. The only `unsafe` of the workspace is here.
+//!
+//! Invariant: everything exported from here is safe to call with any argument; each `unsafe` block says why.
+//! Not here: decisions. A function of this module is one system call, or one protocol of the kernel.
+
+mod namespace;
+mod pidfd;
+mod signal_fd;
+mod wait;
+
+pub(crate) use namespace::{NamespaceKind, namespace_kind, with_fresh_network_namespace};
+pub use pidfd::PidFd;
+pub(crate) use signal_fd::send_signal;
+pub(crate) use wait::{RawExit, peek_any_child, reap};
