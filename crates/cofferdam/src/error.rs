@@ -86,6 +86,8 @@ codes! {
     UnknownUser = "E0116", Invalid;
     /// The source of a mount is missing.
     MountSourceMissing = "E0117", Invalid;
+    /// This user may not do it.
+    NotPermitted = "E0118", Invalid;
     /// The command does not exist inside the container. The shell sees 127.
     CommandNotFound = "E0120", Invalid;
     /// The command exists and cannot be executed. The shell sees 126.

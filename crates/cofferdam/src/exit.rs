@@ -149,9 +149,7 @@ pub enum Evidence {
     },
     /// The memory controller's counters before the cgroup was removed.
     Memory {
-        /// Kills counted before the container started.
-        oom_kill_before: u64,
-        /// The counters at the end.
+        /// The counters at the end. The cgroup was made for this container, so they began at zero.
         #[serde(flatten)]
         counters: MemoryCounters,
     },
@@ -227,8 +225,6 @@ pub struct Death {
     pub sent: Vec<SentSignal>,
     /// The time limit, if it was reached.
     pub timed_out: Option<Duration>,
-    /// Kills counted before the start.
-    pub oom_kill_before: u64,
     /// The counters after the end; `None` where there are none.
     pub memory: Option<MemoryCounters>,
     /// How a helper of the sandbox died before it, if one did.
@@ -253,9 +249,9 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
         by: sent.by,
         at: sent.at,
     }));
-    let oom_kills = death.memory.as_ref().map_or(0, |m| m.oom_kill.saturating_sub(death.oom_kill_before));
+    let oom_kills = death.memory.as_ref().map_or(0, |memory| memory.oom_kill);
     if let Some(counters) = death.memory.clone() {
-        evidence.push(Evidence::Memory { oom_kill_before: death.oom_kill_before, counters });
+        evidence.push(Evidence::Memory { counters });
     }
     let asked_by = death.sent.last().map(|sent| sent.by);
     if let Some(limit) = death.timed_out {
@@ -404,7 +400,7 @@ impl ExitReport {
 
     fn memory(&self) -> Option<&MemoryCounters> {
         self.evidence.iter().find_map(|evidence| match evidence {
-            Evidence::Memory { counters, .. } => Some(counters),
+            Evidence::Memory { counters } => Some(counters),
             _ => None,
         })
     }

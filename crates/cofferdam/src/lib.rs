@@ -10,19 +10,23 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod engine;
 pub mod error;
 pub mod exit;
+pub mod fault;
 pub mod host;
 pub mod id;
+pub mod launch;
 pub mod lifecycle;
 pub mod network;
 mod proc;
 mod process;
 pub mod request;
-mod rootfs;
+pub mod rootfs;
 pub mod runtime;
 pub mod signal;
 pub mod spec;
 pub mod state;
+pub mod supervise;
 #[expect(unsafe_code, reason = "the one room for unsafe code; each block says why it is sound")]
 mod sys;

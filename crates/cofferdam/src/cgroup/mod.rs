@@ -11,7 +11,7 @@ mod usage;
 
 pub use layout::{CgroupLayout, Cgroups};
 pub use memory::{MemoryCounters, parse_flat_keyed};
-pub(crate) use sweep::{processes_in, remove_leftovers};
+pub(crate) use sweep::{processes_in, remove_leftovers, thaw};
 pub use usage::Usage;
 pub(crate) use usage::read_usage;
 

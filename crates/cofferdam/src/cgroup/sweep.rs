@@ -68,3 +68,16 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// Thaws a container's cgroup, so that what is in it can die. Where there is no freezer, nothing is frozen.
+pub(crate) fn thaw(cgroups: &Cgroups, path: &CgroupPath) {
+    for directory in cgroups.of_container(path).directories {
+        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = directory.join(file);
+            if file.exists() {
+                // The cgroup may go at any moment.
+                let _ = std::fs::write(file, value);
+            }
+        }
+    }
+}

@@ -130,6 +130,28 @@ pub(crate) async fn run(invocation: Invocation<'_>) -> Result<Completed, InvokeE
     Ok(Completed { end, stdout, stderr })
 }
 
+/// Our ends of a monitor's streams.
+#[derive(Debug)]
+pub(crate) struct MonitorProcess {
+    /// What it reads its request from.
+    pub(crate) stdin: OwnedFd,
+    /// What it answers on.
+    pub(crate) stdout: OwnedFd,
+}
+
+/// Starts our own binary as a monitor. It has our environment, and our standard error until it lets go of it.
+#[expect(clippy::disallowed_methods, reason = "this is the one file that spawns")]
+pub(crate) fn spawn_monitor(program: &Path, args: &[&str]) -> io::Result<MonitorProcess> {
+    let (stdin_end, stdin) = std::io::pipe()?;
+    let (stdout, stdout_end) = std::io::pipe()?;
+    let mut command = Command::new(program);
+    // No group of its own: it makes a session, which a group's leader may not.
+    command.args(args).stdin(stdin_end).stdout(stdout_end);
+    // Its status says nothing that its answer does not.
+    let (_child, _end) = Reaper::get()?.spawn(&mut command)?;
+    Ok(MonitorProcess { stdin: stdin.into(), stdout: stdout.into() })
+}
+
 /// A task that reads a stream, and what it has kept so far.
 struct Reader {
     task: JoinHandle<()>,

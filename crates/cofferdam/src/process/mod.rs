@@ -7,5 +7,5 @@
 mod invoke;
 mod reaper;
 
-pub(crate) use invoke::{Completed, Invocation, InvokeError, Streams, run};
+pub(crate) use invoke::{Completed, Invocation, InvokeError, MonitorProcess, Streams, run, spawn_monitor};
 pub(crate) use reaper::{Claim, ClaimError, LaunchWindow, Reaper};

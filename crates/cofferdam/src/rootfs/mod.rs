@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
-pub(crate) use command::{CommandError, ProcessFacts, check_command};
-pub(crate) use users::{UserError, resolve_user};
+pub use command::CommandError;
+pub(crate) use command::{ProcessFacts, check_command};
+pub use users::UserError;
+pub(crate) use users::resolve_user;
 pub(crate) use walk::Found;
 
 use crate::error::{Code, Diagnose};

@@ -150,6 +150,18 @@ impl RuntimeError {
         }
     }
 
+    /// Adds what the runtime wrote on standard error, where its streams were the container's; its log comes first.
+    pub(crate) fn with_words(self, words: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Failed(mut failure, reason) => {
+                failure.stderr = words();
+                let reason = reason.or_else(|| last_line(&failure.stderr).map(Reason));
+                Self::Failed(failure, reason)
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn from_invoke(error: InvokeError, verb: &'static str) -> Self {
         match error {
             InvokeError::Spawn { program, source } => Self::Spawn { program, source },

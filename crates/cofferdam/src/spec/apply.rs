@@ -1,5 +1,7 @@
 //! Putting what a request asks for into a specification.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{ResolvedUser, SpecEditor, capability};
@@ -87,6 +89,16 @@ fn apply_mounts(editor: &mut SpecEditor, plan: &ContainerPlan) {
             "options": options,
         });
         editor.push("/mounts", value, "--volume");
+    }
+}
+
+/// A relative source is meant from the given bundle; the runtime gets another one.
+pub(super) fn make_sources_absolute(editor: &mut SpecEditor, bundle: &Path) {
+    let mounts: Vec<Value> = editor.entries("/mounts").cloned().collect();
+    for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| super::is_bind(mount)) {
+        let Some(source) = mount["source"].as_str().filter(|source| !source.starts_with('/')) else { continue };
+        let absolute = bundle.join(source).to_string_lossy().into_owned();
+        editor.set(&format!("/mounts/{index}/source"), absolute, "relative to the given bundle");
     }
 }
 

@@ -46,8 +46,8 @@ pub struct ResolvedUser {
 pub struct Ingredients<'a> {
     /// What was asked for.
     pub plan: &'a ContainerPlan,
-    /// The bundle's own specification; `None` for a root filesystem.
-    pub bundle: Option<&'a Value>,
+    /// The bundle's directory and its own specification; `None` for a root filesystem.
+    pub bundle: Option<(&'a Path, &'a Value)>,
     /// The root filesystem: an absolute path.
     pub rootfs: &'a Path,
     /// The user, looked up in the root filesystem, where one was asked for.
@@ -151,6 +151,26 @@ impl PreparedSpec {
         mounts.filter_map(|mount| mount.get("destination").and_then(Value::as_str)).map(PathBuf::from)
     }
 
+    /// What is bound into the container from the host.
+    pub fn bind_sources(&self) -> impl Iterator<Item = PathBuf> {
+        let mounts = self.value.pointer("/mounts").and_then(Value::as_array).into_iter().flatten();
+        mounts.filter(|mount| is_bind(mount)).filter_map(|mount| mount["source"].as_str()).map(PathBuf::from)
+    }
+
+    /// The ids of the container's user and all its groups; `None` where a user namespace changes what they mean.
+    #[must_use]
+    pub fn ids(&self) -> Option<(u32, Vec<u32>)> {
+        let namespaces = self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
+        if namespaces.into_iter().any(|namespace| namespace["type"] == "user") {
+            return None;
+        }
+        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+        let user = self.value.pointer("/process/user")?;
+        let mut groups: Vec<u32> = user["gid"].as_u64().and_then(|gid| u32::try_from(gid).ok()).into_iter().collect();
+        groups.extend(user["additionalGids"].as_array().into_iter().flatten().filter_map(id));
+        Some((user["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0), groups))
+    }
+
     /// Whether the container has a terminal.
     #[must_use]
     pub fn terminal(&self) -> bool {
@@ -165,6 +185,12 @@ impl PreparedSpec {
     }
 }
 
+/// Whether an entry of `mounts` binds something of the host.
+fn is_bind(mount: &Value) -> bool {
+    let mut options = mount["options"].as_array().into_iter().flatten();
+    mount["type"] == "bind" || options.any(|option| option == "bind" || option == "rbind")
+}
+
 fn texts<'a>(value: &'a Value, path: &str) -> Vec<&'a str> {
     let entries = value.pointer(path).and_then(Value::as_array).into_iter().flatten();
     entries.filter_map(Value::as_str).collect()
@@ -176,14 +202,15 @@ fn texts<'a>(value: &'a Value, path: &str) -> Vec<&'a str> {
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
     let Ingredients { plan, bundle, rootfs, user, host, runtime } = ingredients;
-    let base = bundle.map_or_else(|| default::for_rootfs(plan, host), Clone::clone);
+    let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
     editor.set("/root/path", root, "an absolute path: the bundle that the runtime gets lies elsewhere");
     apply::apply(&mut editor, plan, user);
     let network = network::choose(&mut editor, plan.network.as_ref());
-    if bundle.is_some() {
+    if let Some((directory, _)) = bundle {
         check::check(editor.value()).map_err(PrepareError::Bundle)?;
+        apply::make_sources_absolute(&mut editor, directory);
     }
     host_limits::clamp(&mut editor, host);
     let cgroup = place_in_cgroup(&mut editor, plan, host)?;

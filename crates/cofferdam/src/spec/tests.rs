@@ -96,6 +96,7 @@ fn prepare_for(
 ) -> Result<PreparedSpec, PrepareError> {
     let host = host();
     let rootfs = Path::new("/b/rootfs");
+    let bundle = bundle.map(|config| (Path::new("/b"), config));
     prepare(Ingredients { plan, bundle, rootfs, user: None, host: &host, runtime: runtime.as_ref() })
 }
 
@@ -223,7 +224,7 @@ fn a_limit_that_cannot_be_enforced_is_refused() {
     let (bundle, runtime) = (bundle(), runc());
     let mut ingredients = Ingredients {
         plan: &limited,
-        bundle: Some(&bundle),
+        bundle: Some((Path::new("/b"), &bundle)),
         rootfs,
         user: None,
         host: &host,

@@ -48,6 +48,15 @@ impl FileLock {
 }
 
 impl ContainerLock {
+    /// Waits until the lock of a container is free and takes it. Blocks the thread.
+    ///
+    /// # Errors
+    /// [`StateError::File`], also when the container's folder is gone.
+    pub fn wait(container: &ContainerDir) -> Result<Self, StateError> {
+        let path = container.lock_file();
+        FileLock::wait(&path).map(Self).map_err(|source| StateError::File { path, what: "locked", source })
+    }
+
     /// Takes the lock of a container if it is free; `None` when a supervisor has it.
     ///
     /// # Errors

@@ -25,9 +25,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{CWD, RenameFlags};
 
 pub use lock::{ContainerLock, lock_is_free};
-pub use record::{ProcessId, Record};
+pub use record::{ProcessId, RECORD_VERSION, Record};
 
 use crate::error::{Code, Diagnose};
 use crate::exit::ExitReport;
@@ -36,6 +39,8 @@ use crate::id::{ContainerId, ContainerName};
 /// The longest path of a state directory, in bytes: a socket's path is at most 107 (`sun_path`), and runsc makes
 /// `/runtime/NAME/runsc-ID.sock` below it.
 pub const STATE_PATH_LIMIT: usize = 46;
+/// How old a folder without an owner is before it is swept away.
+const TRASH_AGE: Duration = Duration::from_secs(60);
 /// The state directory of root.
 pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
 
@@ -204,18 +209,29 @@ impl StateDir {
         ContainerDir { id: id.clone(), path: self.path.join("containers").join(id.as_str()) }
     }
 
-    /// Makes the folder of a new container. Exclusive: a folder that is there is an error.
+    /// Makes the folder of a new container and takes its lock. Exclusive: a folder that is there is an error.
+    ///
+    /// It appears under its name with its lock taken already, so that a folder whose lock is free is always one whose
+    /// supervisor has died.
     ///
     /// # Errors
     /// [`StateError::File`].
-    pub fn create_container(&self, id: &ContainerId) -> Result<ContainerDir, StateError> {
+    pub fn create_container(&self, id: &ContainerId) -> Result<(ContainerDir, ContainerLock), StateError> {
         let container = self.container(id);
-        std::fs::DirBuilder::new().mode(0o700).create(&container.path).map_err(|source| StateError::File {
-            path: container.path.clone(),
-            what: "made",
-            source,
-        })?;
-        Ok(container)
+        let failed = |source| StateError::File { path: container.path.clone(), what: "made", source };
+        let unborn = ContainerDir { id: id.clone(), path: self.path.join("containers").join(format!(".{id}")) };
+        std::fs::DirBuilder::new().mode(0o700).create(&unborn.path).map_err(failed)?;
+        let lock = ContainerLock::attempt(&unborn)?
+            .ok_or_else(|| failed(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked it")))?;
+        let moved = rustix::fs::renameat_with(CWD, &unborn.path, CWD, &container.path, RenameFlags::NOREPLACE);
+        match moved {
+            Ok(()) => Ok((container, lock)),
+            Err(errno) => {
+                // Nobody else knows of it.
+                let _ = std::fs::remove_dir_all(&unborn.path);
+                Err(failed(errno.into()))
+            }
+        }
     }
 
     /// The folders of all containers, in no order.
@@ -309,14 +325,34 @@ impl StateDir {
         std::fs::remove_dir_all(&trash).map_err(failed)
     }
 
-    /// Removes folders whose removal was cut short by the death of the process that did it.
+    /// Removes folders that a process left half made or half removed when it died.
     pub fn sweep_trash(&self) {
         for entry in std::fs::read_dir(self.path.join("containers")).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with('.') {
+            let name = entry.file_name();
+            let Some(id) = name.to_str().and_then(|name| name.strip_prefix('.')?.parse::<ContainerId>().ok()) else {
+                continue;
+            };
+            let trash = ContainerDir { id, path: entry.path() };
+            // Made a moment ago, it may not be locked yet.
+            let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+            if age.is_some_and(|age| age > TRASH_AGE) && lock_is_free(&trash).unwrap_or(false) {
                 // Another process may be at it too.
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
+    }
+
+    /// Takes every name from a container, for one whose record cannot be read.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn release_all_names(&self, id: &ContainerId) -> Result<(), StateError> {
+        let path = self.path.join("names");
+        let entries = std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
+        for name in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerName>().ok()) {
+            self.release_name(&name, id)?;
+        }
+        Ok(())
     }
 
     fn name_link(&self, name: &ContainerName) -> PathBuf {

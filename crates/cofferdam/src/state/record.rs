@@ -70,9 +70,6 @@ pub struct Record {
     /// Its cgroup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<CgroupPath>,
-    /// Kills by the out-of-memory killer that its cgroup counted before it started.
-    #[serde(default)]
-    pub oom_kill_before: u64,
     /// Where it came from.
     pub source: Source,
     /// Its root filesystem.

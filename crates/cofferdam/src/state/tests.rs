@@ -87,7 +87,7 @@ fn containers_are_found_by_id_name_and_prefix() {
 #[test]
 fn a_newer_record_is_told_from_a_damaged_one() {
     let (_keep, state) = state();
-    let container = state.create_container(&ContainerId::generate()).unwrap();
+    let (container, _lock) = state.create_container(&ContainerId::generate()).unwrap();
     assert!(container.read_record().unwrap().is_none());
     let file = container.path().join("record.json");
     std::fs::write(&file, r#"{"version": 99, "whatever": true}"#).unwrap();
@@ -101,12 +101,11 @@ fn a_newer_record_is_told_from_a_damaged_one() {
 #[test]
 fn the_lock_is_exclusive_and_ends_with_its_holder() {
     let (_keep, state) = state();
-    let container = state.create_container(&ContainerId::generate()).unwrap();
-    assert!(lock_is_free(&container).unwrap());
-    let lock = ContainerLock::attempt(&container).unwrap().unwrap();
+    let (container, lock) = state.create_container(&ContainerId::generate()).unwrap();
     assert!(!lock_is_free(&container).unwrap());
     assert!(ContainerLock::attempt(&container).unwrap().is_none());
     drop(lock);
+    assert!(lock_is_free(&container).unwrap());
     assert!(ContainerLock::attempt(&container).unwrap().is_some());
 }
 

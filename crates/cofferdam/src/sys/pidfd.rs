@@ -87,22 +87,20 @@ impl PidFd {
         Ok(())
     }
 
-    /// The exit status of a process that is not our child, from the kernel's own record.
+    /// The exit status of a process that is not our child, from the kernel's own record; `None` as long as its
+    /// parent has not reaped it.
     ///
-    /// `None` where the kernel cannot tell: it is older than 6.15, or the process has not been reaped yet by
-    /// its parent.
+    /// # Errors
+    /// Where the kernel cannot tell: `ENOTTY` before 6.13, `ESRCH` for a reaped process before 6.15.
     #[expect(unsafe_code, reason = "rustix has no wrapper of PIDFD_GET_INFO")]
-    pub(crate) fn exit_info(&self) -> Option<RawExit> {
+    pub(crate) fn exit_info(&self) -> io::Result<Option<RawExit>> {
         let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
         // SAFETY: the opcode carries the size of PidfdInfo, so the kernel reads and writes no more than that, and
         // `info` outlives the call.
-        let result = unsafe {
+        unsafe {
             rustix::ioctl::ioctl(&self.0, rustix::ioctl::Updater::<PIDFD_GET_INFO, PidfdInfo>::new(&mut info))
-        };
-        match result {
-            Ok(()) if info.mask & PIDFD_INFO_EXIT != 0 => from_raw_status(info.exit_code),
-            Ok(()) | Err(_) => None,
-        }
+        }?;
+        Ok(if info.mask & PIDFD_INFO_EXIT == 0 { None } else { from_raw_status(info.exit_code) })
     }
 }
 
@@ -120,7 +118,7 @@ mod tests {
     fn own_process_is_alive_and_signal_zero_is_not_needed() {
         let own = PidFd::open(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(!own.has_ended().unwrap());
-        assert_eq!(own.exit_info(), None);
+        assert!(own.exit_info().ok().flatten().is_none());
     }
 
     #[test]

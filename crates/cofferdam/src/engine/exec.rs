@@ -1,0 +1,343 @@
+//! Another process in a running container, supervised by the process that asked for it.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Engine, EngineError};
+use crate::bundle::{BundleError, CONFIG_FILE};
+use crate::error::{Code, Diagnose, Failure};
+use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, StdioReport, decide};
+use crate::lifecycle::Verb;
+use crate::process::{Claim, Reaper};
+use crate::request::{Refused, UserSpec, check_cwd, check_env_entry, check_string};
+use crate::rootfs::{Rootfs, RootfsError, UserError, resolve_user};
+use crate::runtime::{ExecCall, KillScope, Runtime, RuntimeError};
+use crate::signal::Signal;
+use crate::state::{ContainerDir, write_atomically};
+use crate::supervise::console::{ConsoleSocket, with_terminal};
+use crate::supervise::stdio::{Pumps, StdioPlan, pipes};
+use crate::supervise::{OwnedTarget, StartError, supervision};
+
+/// A process that a caller wants in a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// The command and its arguments.
+    pub args: Vec<String>,
+    /// Environment entries that are added to the container's, or replace them.
+    pub env: Vec<String>,
+    /// Working directory; the container's without it.
+    pub cwd: Option<String>,
+    /// `USER[:GROUP]`; the container's without it.
+    pub user: Option<String>,
+    /// A terminal.
+    pub terminal: bool,
+}
+
+/// A process that could not be run in a container. The container is not affected.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The container cannot be used.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The request cannot be right.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The container's specification cannot be read.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The container's root filesystem cannot be read.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The user is unknown.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The runtime failed, or supervision did.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl Diagnose for ExecError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Engine(error) => error.code(),
+            Self::Refused(error) => error.code(),
+            Self::Bundle(error) => error.code(),
+            Self::Rootfs(error) => error.code(),
+            Self::User(error) => error.code(),
+            Self::Start(error) => error.code(),
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Engine(error) => error.next_step(),
+            Self::Refused(error) => error.next_step(),
+            Self::Bundle(error) => error.next_step(),
+            Self::Rootfs(error) => error.next_step(),
+            Self::User(error) => error.next_step(),
+            Self::Start(error) => error.next_step(),
+        }
+    }
+}
+
+/// A process that runs in a container.
+#[derive(Debug)]
+pub struct RunningExec {
+    /// The pid on the host that stands for it: its own under runc, a helper's under gVisor.
+    pub pid: i32,
+    /// The other side of its terminal, for its size.
+    pub terminal: Option<OwnedFd>,
+    runtime: Arc<dyn Runtime>,
+    target: OwnedTarget,
+    process: Claim,
+    pumps: Pumps,
+    files: ExecFiles,
+    sandboxed: bool,
+    sent: Vec<SentSignal>,
+}
+
+/// How such a process ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecEnd {
+    /// Why.
+    pub cause: Cause,
+    /// What the cause rests on.
+    pub evidence: Vec<Evidence>,
+    /// What went through its streams.
+    pub stdio: StdioReport,
+}
+
+/// The files of one exec; they go with it.
+#[derive(Debug)]
+struct ExecFiles {
+    process: PathBuf,
+    pid: PathBuf,
+    internal_pid: PathBuf,
+    console: PathBuf,
+}
+
+impl ExecFiles {
+    fn new(container: &ContainerDir) -> Self {
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        // Short: one of them is a socket.
+        let path = |kind: &str| container.path().join(format!("x{}.{kind}", &unique[..8]));
+        Self { process: path("json"), pid: path("pid"), internal_pid: path("in"), console: path("tty") }
+    }
+}
+
+impl Drop for ExecFiles {
+    fn drop(&mut self) {
+        for file in [&self.process, &self.pid, &self.internal_pid, &self.console] {
+            // Some were never made.
+            let _ = std::fs::remove_file(file);
+        }
+    }
+}
+
+impl Engine {
+    /// Runs another process in a running container. This process supervises it and becomes a child subreaper.
+    ///
+    /// # Errors
+    /// [`ExecError`]; the container is not affected.
+    pub async fn exec(
+        &self,
+        text: &str,
+        request: ExecRequest,
+        stdio: StdioPlan,
+    ) -> Result<RunningExec, ExecError> {
+        check(&request)?;
+        let (view, runtime, target) = self.live(text, Verb::Exec).await?;
+        let rootfs = &view.record.rootfs;
+        let user = match &request.user {
+            Some(text) => {
+                let spec = UserSpec::parse(text).map_err(|why| Refused::new("--user", why))?;
+                let user = resolve_user(&Rootfs::open(rootfs)?, &spec)?;
+                let gids = user.additional_gids;
+                Some(serde_json::json!({ "uid": user.uid, "gid": user.gid, "additionalGids": gids }))
+            }
+            None => None,
+        };
+        let base = crate::bundle::read_config(&view.container.bundle())?;
+        let process = process_of(base, &request, user).ok_or_else(|| BundleError::NoObject {
+            path: view.container.bundle().join(CONFIG_FILE),
+            what: "no process",
+        })?;
+        let files = ExecFiles::new(&view.container);
+        let text = process.to_string();
+        write_atomically(&files.process, |out| out.write_all(text.as_bytes())).map_err(|source| {
+            StartError::Runtime(RuntimeError::File { path: files.process.clone(), source })
+        })?;
+        let sandboxed = view.record.sandboxed;
+        Ok(start(runtime, target, files, request.terminal, stdio, sandboxed).await?)
+    }
+}
+
+async fn start(
+    runtime: Arc<dyn Runtime>,
+    target: OwnedTarget,
+    files: ExecFiles,
+    terminal: bool,
+    stdio: StdioPlan,
+    sandboxed: bool,
+) -> Result<RunningExec, StartError> {
+    let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
+    let _window = reaper.open_window();
+    let (theirs, ours) =
+        pipes(stdio.stdin.is_some() && !terminal).map_err(supervision("no pipes for its streams"))?;
+    let console = if terminal {
+        Some(ConsoleSocket::bind(&files.console).map_err(supervision("no socket for its terminal"))?)
+    } else {
+        None
+    };
+    let call = runtime.exec(ExecCall {
+        target: target.target(),
+        process: &files.process,
+        pid_file: &files.pid,
+        internal_pid_file: &files.internal_pid,
+        console_socket: console.as_ref().map(ConsoleSocket::path),
+        stdio: theirs,
+    });
+    let (pid, master) = with_terminal(call, console.as_ref(), &ours).await?;
+    let process = reaper.claim(pid).map_err(|error| {
+        let program = runtime.config().binary.clone();
+        StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
+    })?;
+    let terminal = master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
+    let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
+    Ok(RunningExec { pid, terminal, runtime, target, process, pumps, files, sandboxed, sent: vec![] })
+}
+
+fn check(request: &ExecRequest) -> Result<(), Refused> {
+    if request.args.first().is_none_or(String::is_empty) {
+        return Err(Refused::new("COMMAND", "there is no command"));
+    }
+    request.args.iter().try_for_each(|argument| check_string("COMMAND", argument))?;
+    request.env.iter().try_for_each(|entry| check_env_entry(entry))?;
+    request.cwd.as_deref().map_or(Ok(()), check_cwd)
+}
+
+/// The OCI process of an exec: the container's own, with what was asked for.
+fn process_of(mut config: Value, request: &ExecRequest, user: Option<Value>) -> Option<Value> {
+    let process = config.pointer_mut("/process")?;
+    process["args"] = request.args.clone().into();
+    process["terminal"] = request.terminal.into();
+    if let Some(cwd) = &request.cwd {
+        process["cwd"] = cwd.as_str().into();
+    }
+    if let Some(user) = user {
+        process["user"] = user;
+    }
+    let mut env: Vec<String> =
+        process["env"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut entries = request.env.clone();
+    if request.terminal && !env.iter().chain(&entries).any(|entry| entry.starts_with("TERM=")) {
+        entries.push("TERM=xterm".into());
+    }
+    for entry in entries {
+        let key = entry.split_once('=').map_or(entry.as_str(), |(key, _)| key);
+        env.retain(|old| old.split_once('=').is_none_or(|(name, _)| name != key));
+        env.push(entry);
+    }
+    process["env"] = env.into();
+    Some(process.take())
+}
+
+impl RunningExec {
+    /// Sends a signal to the process.
+    ///
+    /// # Errors
+    /// Why it could not be sent. That the process has ended is no error.
+    pub async fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
+        let Some(handle) = &self.process.pidfd else { return Ok(()) };
+        self.sent.push(SentSignal { signal, by: AskedBy::Forwarded, at: Timestamp::now() });
+        let inside = std::fs::read_to_string(&self.files.internal_pid).ok().and_then(|pid| pid.trim().parse().ok());
+        let result = match inside {
+            Some(pid) if self.sandboxed => {
+                let scope = KillScope::Process(pid);
+                self.runtime.kill(self.target.target(), signal, scope).await.map_err(|error| Failure::of(&error))
+            }
+            _ => handle.signal(signal).map_err(|error| failure(signal, &error)),
+        };
+        if handle.has_ended().unwrap_or(false) { Ok(()) } else { result }
+    }
+
+    /// Waits until the process has ended and its output has been handed on.
+    ///
+    /// Cancel safe: it can be called again.
+    pub async fn wait(&mut self) -> ExecEnd {
+        let end = (&mut self.process.end)
+            .await
+            .expect("the reaper's thread lives as long as the process and answers every watch");
+        // Put back, so that a cancelled wait can be repeated.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let _ = sender.send(end);
+        self.process.end = receiver;
+        self.pumps.container_ended();
+        self.pumps.finished().await;
+        let (cause, _, evidence) = decide(&self.death(end));
+        ExecEnd { cause, evidence, stdio: self.pumps.report() }
+    }
+
+    fn death(&self, end: ProcessEnd) -> Death {
+        Death {
+            pid: self.pid,
+            end,
+            from_pidfd: false,
+            sandboxed: self.sandboxed,
+            sent: self.sent.clone(),
+            timed_out: None,
+            // The counter is the whole container's: it cannot tell which process was killed.
+            memory: None,
+            helper: None,
+        }
+    }
+}
+
+fn failure(signal: Signal, error: &io::Error) -> Failure {
+    Failure {
+        code: Code::Internal,
+        what: format!("{signal} could not be sent"),
+        why: vec![error.to_string()],
+        next: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exec_is_the_containers_process_with_other_words() {
+        let config = serde_json::json!({ "process": {
+            "args": ["init"], "cwd": "/", "env": ["PATH=/bin", "A=1"], "user": { "uid": 0, "gid": 0 },
+            "capabilities": { "bounding": ["CAP_CHOWN"] }, "noNewPrivileges": true,
+        } });
+        let request = ExecRequest {
+            args: vec!["ls".into()],
+            env: vec!["A=2".into()],
+            cwd: Some("/tmp".into()),
+            terminal: true,
+            user: None,
+        };
+        let process = process_of(config, &request, None).unwrap();
+        assert_eq!(process["args"], serde_json::json!(["ls"]));
+        assert_eq!(process["env"], serde_json::json!(["PATH=/bin", "A=2", "TERM=xterm"]));
+        assert_eq!(process["capabilities"]["bounding"][0], "CAP_CHOWN");
+        assert_eq!(process["noNewPrivileges"], true);
+        assert!(process_of(serde_json::json!({}), &request, None).is_none());
+    }
+
+    #[test]
+    fn a_wrong_request_is_refused() {
+        assert!(check(&ExecRequest::default()).is_err());
+        let request = ExecRequest { args: vec!["a".into()], ..ExecRequest::default() };
+        check(&request).unwrap();
+        assert!(check(&ExecRequest { cwd: Some("x".into()), ..request.clone() }).is_err());
+        assert!(check(&ExecRequest { env: vec!["x".into()], ..request }).is_err());
+    }
+}

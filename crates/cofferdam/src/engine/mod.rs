@@ -1,0 +1,211 @@
+//! Containers that exist already, whoever made them: finding, asking, ending and forgetting them.
+//!
+//! A container is asked through its supervisor. Where the supervisor has died, the engine takes over: it repairs the
+//! record, or ends the container and says what can still be known (`orphan`).
+//! Not here: making containers (`launch`), and containers that are not ours (`inventory` only lists them).
+
+mod exec;
+mod inventory;
+mod monitor;
+mod orphan;
+mod verbs;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
+pub use inventory::{Listing, ListingWarning, Row};
+pub use monitor::{MonitorError, MonitorReply, MonitorRequest, StdioFiles, serve_monitor};
+pub use verbs::RemoveOutcome;
+
+use crate::error::{Code, Diagnose, Failure};
+use crate::exit::ExitReport;
+use crate::host::HostFacts;
+use crate::launch::{LaunchError, Launcher};
+use crate::lifecycle::{Status, WrongState};
+use crate::runtime::{self, Runtime, RuntimeConfig, RuntimeError};
+use crate::state::{ContainerDir, Record, StateDir, StateError, lock_is_free};
+
+/// The containers of one state directory.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    state: StateDir,
+    host: Arc<HostFacts>,
+}
+
+/// What is true of a container now.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Its folder.
+    pub container: ContainerDir,
+    /// What is written down of it.
+    pub record: Record,
+    /// Whether its supervisor lives.
+    pub supervised: bool,
+    /// How it ended, if it has.
+    pub report: Option<ExitReport>,
+}
+
+/// A request about a container that could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The state directory, or the container's record, cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The container's state does not allow it.
+    #[error(transparent)]
+    WrongState(#[from] WrongState),
+    /// The runtime failed.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The supervisor refused.
+    #[error(transparent)]
+    Refused(#[from] Failure),
+    /// The supervisor holds the container's lock and does not answer.
+    #[error("the supervisor of {container} does not answer")]
+    Unreachable {
+        /// The container.
+        container: String,
+        /// Why.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The container did not end in time.
+    #[error("{container} is still there after {}", crate::exit::format_duration(*.limit))]
+    StillRunning {
+        /// The container.
+        container: String,
+        /// How long was waited.
+        limit: std::time::Duration,
+    },
+    /// The kernel refused something.
+    #[error("{what}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Diagnose for EngineError {
+    fn code(&self) -> Code {
+        match self {
+            Self::State(error) => error.code(),
+            Self::WrongState(error) => error.code(),
+            Self::Runtime(error) => error.code(),
+            Self::Refused(failure) => failure.code,
+            Self::Unreachable { .. } => Code::SupervisorUnreachable,
+            Self::StillRunning { .. } => Code::StillRunning,
+            Self::Kernel { .. } => Code::Internal,
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        match self {
+            Self::State(error) => error.next_step(),
+            Self::WrongState(error) => error.next_step(),
+            Self::Runtime(error) => error.next_step(),
+            Self::Refused(failure) => failure.next.clone(),
+            Self::Unreachable { container, .. } => Some(format!("`cofferdam inspect {container}` names its process")),
+            Self::StillRunning { .. } => Some("give it longer, or end it with SIGKILL".into()),
+            Self::Kernel { .. } => None,
+        }
+    }
+}
+
+impl View {
+    /// The state that the container is in.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        if self.report.is_some() { Status::Stopped } else { self.record.status }
+    }
+
+    /// What the user calls it: its name, or the short id.
+    #[must_use]
+    pub fn title(&self) -> String {
+        self.record.name.as_ref().map_or_else(|| self.container.id.short().to_owned(), ToString::to_string)
+    }
+}
+
+impl Engine {
+    /// The engine of a state directory, which is made where it is missing.
+    ///
+    /// # Errors
+    /// [`StateError::Unusable`].
+    pub fn open(state_dir: &Path) -> Result<Self, StateError> {
+        Ok(Self { state: StateDir::open(state_dir)?, host: Arc::new(HostFacts::probe()) })
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// The facts of this host.
+    #[must_use]
+    pub fn host(&self) -> &HostFacts {
+        &self.host
+    }
+
+    /// A launcher for one runtime.
+    ///
+    /// # Errors
+    /// [`LaunchError::Runtime`] when its binary cannot be used.
+    pub async fn launcher(&self, config: RuntimeConfig) -> Result<Launcher, LaunchError> {
+        Launcher::open(self.state.clone(), Arc::clone(&self.host), config).await
+    }
+
+    /// Finds a container by id, name or the beginning of its id, and what is true of it now. Repairs what a dead
+    /// supervisor has left.
+    ///
+    /// # Errors
+    /// [`EngineError::State`] when there is none, or its record cannot be read.
+    pub async fn find(&self, text: &str) -> Result<View, EngineError> {
+        let container = self.state.find(text)?;
+        self.view(container).await?.ok_or_else(|| StateError::NoSuchContainer(text.to_owned()).into())
+    }
+
+    /// All containers of this state directory, oldest first, and what could not be read of others.
+    ///
+    /// # Errors
+    /// [`StateError::File`] when the directory cannot be read.
+    pub async fn containers(&self) -> Result<(Vec<View>, Vec<(ContainerDir, EngineError)>), StateError> {
+        self.state.sweep_trash();
+        let (mut views, mut broken) = (Vec::new(), Vec::new());
+        for container in self.state.containers()? {
+            match self.view(container.clone()).await {
+                Ok(Some(view)) => views.push(view),
+                Ok(None) => {}
+                Err(error) => broken.push((container, error)),
+            }
+        }
+        views.sort_by(|a, b| (a.record.created, &a.container.id).cmp(&(b.record.created, &b.container.id)));
+        Ok((views, broken))
+    }
+
+    /// What is true of a container; `None` when it is only being made, or gone meanwhile.
+    async fn view(&self, container: ContainerDir) -> Result<Option<View>, EngineError> {
+        // The lock before the record: a supervisor writes the report before it lets go.
+        let free = lock_is_free(&container).map_err(|source| EngineError::Kernel { what: "the lock", source })?;
+        let record = container.read_record()?;
+        let report = container.read_report()?;
+        match (record, report) {
+            (Some(record), report @ Some(_)) => Ok(Some(View { container, record, supervised: !free, report })),
+            (Some(record), None) if !free => Ok(Some(View { container, record, supervised: true, report: None })),
+            (Some(record), None) => self.adopt_orphan(container, record).await,
+            (None, _) if free => {
+                self.sweep_unrecorded(&container);
+                Ok(None)
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
+    async fn runtime_of(&self, record: &Record) -> Result<Arc<dyn Runtime>, RuntimeError> {
+        runtime::open(record.runtime.clone(), &self.state.cache()).await
+    }
+}

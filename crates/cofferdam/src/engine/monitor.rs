@@ -1,0 +1,258 @@
+//! The monitor: a small process of its own that supervises one container and outlives whoever asked for it.
+//!
+//! The asker starts it (the same binary, in its hidden mode), writes one JSON request to its standard input and reads
+//! one JSON answer from its standard output: the container is there, or it is not and why.
+
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+
+use super::Engine;
+use crate::error::{Code, Diagnose, Failure};
+use crate::id::ContainerId;
+use crate::launch::LaunchError;
+use crate::process::{MonitorProcess, spawn_monitor};
+use crate::request::LaunchRequest;
+use crate::runtime::RuntimeConfig;
+use crate::state::StateError;
+use crate::supervise::stdio::StdioPlan;
+
+/// Version of the request's format: both sides are the same binary, but an upgrade may come in between.
+const MONITOR_VERSION: u32 = 1;
+/// The longest request or answer, in bytes.
+const MESSAGE_LIMIT: u64 = 16 << 20;
+/// How much longer than the runtime a monitor may take to answer: it has to unmake a launch that failed.
+const MONITOR_SLACK: Duration = Duration::from_secs(60);
+
+/// What a monitor is to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MonitorRequest {
+    version: u32,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The runtime.
+    pub runtime: RuntimeConfig,
+    /// The container.
+    pub launch: LaunchRequest,
+    /// Whether its process is started too.
+    pub start: bool,
+    /// Where its output goes.
+    pub stdio: StdioFiles,
+}
+
+/// Files for a container's streams: output is appended. What is `None` is discarded, and counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdioFiles {
+    /// Standard input; empty without it.
+    pub stdin: Option<PathBuf>,
+    /// Standard output.
+    pub stdout: Option<PathBuf>,
+    /// Standard error.
+    pub stderr: Option<PathBuf>,
+}
+
+/// A monitor's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MonitorReply {
+    /// The container is there.
+    Made {
+        /// Its id.
+        id: ContainerId,
+        /// The pid of its process, or of its sandbox.
+        pid: i32,
+        /// What the user should know.
+        warnings: Vec<String>,
+    },
+    /// It is not, and nothing of it is left.
+    Failed(Failure),
+}
+
+/// A monitor that could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// It could not be started or talked to.
+    #[error("the monitor could not be started")]
+    Process(#[source] io::Error),
+    /// It ended without an answer.
+    #[error("the monitor ended without an answer")]
+    Silent,
+    /// It took too long.
+    #[error("the monitor did not answer within {}", crate::exit::format_duration(*.0))]
+    TimedOut(Duration),
+    /// It was asked for something wrong.
+    #[error("the monitor does not understand its request: {0}")]
+    Request(String),
+    /// A file for the container's streams cannot be opened.
+    #[error("{} cannot be opened", .path.display())]
+    Stream {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The launch failed.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What the monitor reported.
+    #[error(transparent)]
+    Reported(#[from] Failure),
+}
+
+impl Diagnose for MonitorError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Process(_) | Self::Silent | Self::Request(_) => Code::Internal,
+            Self::TimedOut(_) => Code::RuntimeTimedOut,
+            Self::Stream { .. } => Code::InvalidValue,
+            Self::Launch(error) => error.code(),
+            Self::State(error) => error.code(),
+            Self::Reported(failure) => failure.code,
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Launch(error) => error.next_step(),
+            Self::State(error) => error.next_step(),
+            Self::Reported(failure) => failure.next.clone(),
+            Self::Silent | Self::TimedOut(_) => Some("`cofferdam ps --all` shows what there is".into()),
+            Self::Process(_) | Self::Request(_) | Self::Stream { .. } => None,
+        }
+    }
+}
+
+impl MonitorRequest {
+    /// A request for a container in a state directory.
+    #[must_use]
+    pub fn new(state_dir: &Path, runtime: RuntimeConfig, launch: LaunchRequest, start: bool) -> Self {
+        let stdio = StdioFiles::default();
+        Self { version: MONITOR_VERSION, state_dir: state_dir.to_owned(), runtime, launch, start, stdio }
+    }
+}
+
+impl Engine {
+    /// Makes a container that a monitor supervises. `program` with `args` is a binary that calls [`serve_monitor`].
+    ///
+    /// When the future is dropped the monitor goes on: the container is made, or not, all the same.
+    ///
+    /// # Errors
+    /// [`MonitorError`]; nothing is left behind, except after [`MonitorError::TimedOut`].
+    pub async fn detach(
+        &self,
+        program: &Path,
+        args: &[&str],
+        request: &MonitorRequest,
+    ) -> Result<MonitorReply, MonitorError> {
+        let limit = request.runtime.start_limit + MONITOR_SLACK;
+        let MonitorProcess { stdin, stdout } = spawn_monitor(program, args).map_err(MonitorError::Process)?;
+        let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;
+        let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(MonitorError::Process)?;
+        let text = serde_json::to_vec(request).map_err(|error| MonitorError::Process(error.into()))?;
+        let conversation = async {
+            stdin.write_all(&text).await?;
+            drop(stdin);
+            let mut answer = Vec::new();
+            stdout.take(MESSAGE_LIMIT).read_to_end(&mut answer).await?;
+            Ok::<_, io::Error>(answer)
+        };
+        let answer = tokio::time::timeout(limit, conversation)
+            .await
+            .map_err(|_| MonitorError::TimedOut(limit))?
+            .map_err(MonitorError::Process)?;
+        match serde_json::from_slice(&answer) {
+            Ok(MonitorReply::Failed(failure)) => Err(failure.into()),
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(MonitorError::Silent),
+        }
+    }
+}
+
+/// Is a monitor: reads the request, makes the container, answers, and supervises it to its end.
+///
+/// Takes this process's standard streams and session for itself.
+///
+/// # Errors
+/// [`MonitorError`], which the asker has been told already.
+pub async fn serve_monitor() -> Result<(), MonitorError> {
+    // A session of its own: the asker's terminal can neither signal nor hang it up. It fails only for a group leader,
+    // which has no terminal to lose either.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let mut container = None;
+    let result = launch(&mut container).await;
+    let reply = match &result {
+        Ok(reply) => reply.clone(),
+        Err(error) => MonitorReply::Failed(Failure::of(error)),
+    };
+    let text = serde_json::to_vec(&reply).map_err(|error| MonitorError::Process(error.into()))?;
+    // The asker may have gone; the container stays.
+    let _ = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
+    let_go_of_streams().map_err(MonitorError::Process)?;
+    result?;
+    if let Some(container) = container {
+        container.wait().await?;
+    }
+    Ok(())
+}
+
+async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorReply, MonitorError> {
+    let mut text = Vec::new();
+    io::Read::read_to_end(&mut io::Read::take(io::stdin(), MESSAGE_LIMIT), &mut text).map_err(MonitorError::Process)?;
+    let request: MonitorRequest =
+        serde_json::from_slice(&text).map_err(|error| MonitorError::Request(error.to_string()))?;
+    if request.version != MONITOR_VERSION {
+        return Err(MonitorError::Request(format!("its version is {}, not {MONITOR_VERSION}", request.version)));
+    }
+    let engine = Engine::open(&request.state_dir)?;
+    let launcher = engine.launcher(request.runtime).await?;
+    let prepared = launcher.prepare(request.launch)?;
+    let stdio = open_streams(&request.stdio)?;
+    // Paths of the request are relative to the asker's directory; from here on none is used, and the file system
+    // that holds the directory must not be kept busy.
+    std::env::set_current_dir("/").map_err(MonitorError::Process)?;
+    let warnings = prepared.spec.warnings.clone();
+    let container =
+        if request.start { launcher.run(prepared, stdio).await? } else { launcher.create(prepared, stdio).await? };
+    let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
+    *slot = Some(container);
+    Ok(reply)
+}
+
+fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
+    let open = |path: &Option<PathBuf>, input: bool| -> Result<Option<OwnedFd>, MonitorError> {
+        let Some(path) = path else { return Ok(None) };
+        let mut options = std::fs::OpenOptions::new();
+        if input {
+            options.read(true);
+        } else {
+            options.append(true).create(true).mode(0o600);
+        }
+        let file = options.open(path).map_err(|source| MonitorError::Stream { path: path.clone(), source })?;
+        Ok(Some(file.into()))
+    };
+    Ok(StdioPlan {
+        stdin: open(&files.stdin, true)?,
+        stdout: open(&files.stdout, false)?,
+        stderr: open(&files.stderr, false)?,
+    })
+}
+
+/// Puts /dev/null in place of the asker's streams: a shell that captures the asker's output must not wait for us.
+fn let_go_of_streams() -> io::Result<()> {
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! Named steps of the lifecycle at which a test can make things go wrong.
+//!
+//! Without the feature `failpoints` nothing of this is compiled but an `Ok(())`. With it, the environment variable
+//! `FAILPOINTS` says what happens at a step: `launch.bundle=return(error)` makes it fail, `launch.made=return(kill)`
+//! kills this process there, as SIGKILL from outside would.
+
+/// A step that a test has made fail.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a test made the step {0} fail")]
+pub struct Fault(pub(crate) &'static str);
+
+/// The steps, in the order in which a container passes them.
+pub const STEPS: [&str; 9] = [
+    "launch.folder",
+    "launch.name",
+    "launch.bundle",
+    "launch.record",
+    "launch.socket",
+    "launch.made",
+    "launch.claimed",
+    "end.reported",
+    "end.deleted",
+];
+
+/// Says that a step has been reached.
+#[cfg_attr(not(feature = "failpoints"), expect(clippy::unnecessary_wraps, reason = "with the feature it can fail"))]
+pub(crate) fn reached(step: &'static str) -> Result<(), Fault> {
+    debug_assert!(STEPS.contains(&step), "{step} is missing from the list");
+    fail::fail_point!(step, |action| {
+        if action.as_deref() == Some("kill") {
+            // Nothing may be unmade on the way out, as when the process is killed from outside.
+            let own = rustix::process::getpid();
+            let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        }
+        Err(Fault(step))
+    });
+    Ok(())
+}

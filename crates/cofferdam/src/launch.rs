@@ -1,0 +1,411 @@
+//! From a request to a supervised container: the one place where the steps are put together.
+//!
+//! ```text
+//! LaunchRequest ── validate ──> ContainerPlan ── look, prepare ──> Prepared ── reserve, supervise ──> Container
+//! ```
+//!
+//! Invariant: each step takes the value of the one before it. Until [`Launcher::run`] nothing has been changed on the
+//! machine; when it fails or its future is dropped, everything that it had made is unmade in reverse order.
+//!
+//! # In a program of your own
+//! A process that supervises containers is their subreaper and reaps all its children: it must not wait for children
+//! by other means, and it supervises one container at a time. Start a monitor ([`crate::engine`]) for each container
+//! where that does not suit.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::bundle::{self, BundleError};
+use crate::error::{Code, Diagnose, Failure};
+use crate::exit::ExitReport;
+use crate::fault::{self, Fault};
+use crate::host::HostFacts;
+use crate::id::ContainerId;
+use crate::lifecycle::Status;
+use crate::network::{NetworkError, check_namespace};
+use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, Refused, Source, validate};
+use crate::rootfs::{self, CommandError, ProcessFacts, Rootfs, RootfsError, UserError};
+use crate::runtime::{self, LocateError, Runtime, RuntimeConfig, RuntimeError};
+use crate::spec::{self, Ingredients, PrepareError, PreparedSpec};
+use crate::state::{ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError};
+use crate::supervise::control::{Answer, Command, Request};
+use crate::supervise::stdio::StdioPlan;
+use crate::supervise::{Launching, Mode, StartError, Started, Supervisor};
+
+/// Requests that may wait for a supervisor at once.
+const COMMAND_QUEUE: usize = 64;
+
+/// Launches containers with one runtime.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    state: StateDir,
+    host: Arc<HostFacts>,
+    runtime: Arc<dyn Runtime>,
+}
+
+/// A container that could be started: everything has been checked, and nothing has been made.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What was asked for.
+    pub plan: ContainerPlan,
+    /// The specification, with its edits and warnings.
+    pub spec: PreparedSpec,
+    /// The root filesystem.
+    pub rootfs: PathBuf,
+}
+
+/// A container that this process supervises. Dropping the handle changes nothing: it is supervised to its end as long
+/// as the process and its event loop live.
+#[derive(Debug)]
+pub struct Container {
+    /// Its id.
+    pub id: ContainerId,
+    /// What there was when it had been made.
+    pub started: Started,
+    commands: mpsc::Sender<Command>,
+    supervisor: JoinHandle<Option<ExitReport>>,
+}
+
+/// A launch that failed. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The request cannot be right.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The runtime cannot be found.
+    #[error(transparent)]
+    Locate(#[from] LocateError),
+    /// The runtime cannot be used.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The bundle cannot be used.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The root filesystem cannot be used.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// The user is unknown.
+    #[error(transparent)]
+    User(#[from] UserError),
+    /// The specification cannot be made.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// The command cannot be executed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The network cannot be joined.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The source of a mount is missing.
+    #[error("the source of a mount, {}, is not there", .path.display())]
+    MountSource {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// This user may not.
+    #[error("cofferdam needs root for containers; this is the user {0}")]
+    NotRoot(u32),
+    /// Making or supervising the container failed.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The task that supervised it died.
+    #[error("the supervisor's task died")]
+    SupervisorDied,
+    /// A test made a step fail.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl LaunchError {
+    fn inner(&self) -> Option<&dyn Diagnose> {
+        Some(match self {
+            Self::Refused(error) => error,
+            Self::Locate(error) => error,
+            Self::Runtime(error) => error,
+            Self::Bundle(error) => error,
+            Self::Rootfs(error) => error,
+            Self::User(error) => error,
+            Self::Prepare(error) => error,
+            Self::Command(error) => error,
+            Self::Network(error) => error,
+            Self::State(error) => error,
+            Self::Start(error) => error,
+            Self::MountSource { .. } | Self::NotRoot(_) | Self::SupervisorDied | Self::Fault(_) => return None,
+        })
+    }
+}
+
+impl Diagnose for LaunchError {
+    fn code(&self) -> Code {
+        match self {
+            Self::MountSource { .. } => Code::MountSourceMissing,
+            Self::NotRoot(_) => Code::NotPermitted,
+            _ => self.inner().map_or(Code::Internal, Diagnose::code),
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        match self {
+            Self::MountSource { path, .. } => Some(format!("make it first: mkdir -p {}", path.display())),
+            Self::NotRoot(_) => Some("run it as root: sudo cofferdam ...".into()),
+            _ => self.inner().and_then(Diagnose::next_step),
+        }
+    }
+}
+
+impl Launcher {
+    /// A launcher for one runtime, whose binary is probed if that has not been done yet.
+    ///
+    /// # Errors
+    /// [`LaunchError::Runtime`] when the binary cannot be used.
+    pub async fn open(state: StateDir, host: Arc<HostFacts>, config: RuntimeConfig) -> Result<Self, LaunchError> {
+        let runtime = runtime::open(config, &state.cache()).await?;
+        Ok(Self { state, host, runtime })
+    }
+
+    /// The runtime.
+    #[must_use]
+    pub fn runtime(&self) -> &dyn Runtime {
+        self.runtime.as_ref()
+    }
+
+    /// Checks a request against everything that can be known before a container is made. Changes nothing.
+    ///
+    /// # Errors
+    /// [`LaunchError`] says what cannot be.
+    pub fn prepare(&self, request: LaunchRequest) -> Result<Prepared, LaunchError> {
+        if self.host.uid != 0 {
+            return Err(LaunchError::NotRoot(self.host.uid));
+        }
+        let plan = validate(request)?;
+        let (bundle, rootfs) = open_source(&plan.source)?;
+        let user = plan.user.as_ref().map(|user| rootfs::resolve_user(&rootfs, user)).transpose()?;
+        let spec = spec::prepare(Ingredients {
+            plan: &plan,
+            bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
+            rootfs: rootfs.path(),
+            user: user.as_ref(),
+            host: &self.host,
+            runtime: self.runtime.as_ref(),
+        })?;
+        self.check_surroundings(&rootfs, &spec)?;
+        Ok(Prepared { rootfs: rootfs.path().to_owned(), plan, spec })
+    }
+
+    fn check_surroundings(&self, rootfs: &Rootfs, spec: &PreparedSpec) -> Result<(), LaunchError> {
+        for path in spec.bind_sources() {
+            if let Err(source) = std::fs::metadata(&path) {
+                return Err(LaunchError::MountSource { path, source });
+            }
+        }
+        if let NetworkMode::Namespace { path } = &spec.network {
+            check_namespace(path)?;
+        }
+        let ids = spec.ids();
+        let covered: Vec<PathBuf> = spec.mount_destinations().collect();
+        rootfs::check_command(
+            rootfs,
+            &ProcessFacts {
+                command: spec.args().first().copied().unwrap_or_default(),
+                env: &spec.env(),
+                cwd: spec.cwd(),
+                ids: ids.as_ref().map(|(uid, groups)| (*uid, groups.as_slice())),
+                covered: &covered,
+                machine: &self.host.machine,
+                foreign_binaries: self.host.foreign_binaries,
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Makes a container, starts it, and supervises it in this process.
+    ///
+    /// Cancel safe: when the future is dropped before it resolves, everything is unmade.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left behind.
+    pub async fn run(&self, prepared: Prepared, stdio: StdioPlan) -> Result<Container, LaunchError> {
+        self.launch(prepared, stdio, Mode::Run).await
+    }
+
+    /// Makes a container whose process waits for [`Request::Start`], and supervises it in this process.
+    ///
+    /// Cancel safe: when the future is dropped before it resolves, everything is unmade.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; nothing is left behind.
+    pub async fn create(&self, prepared: Prepared, stdio: StdioPlan) -> Result<Container, LaunchError> {
+        self.launch(prepared, stdio, Mode::Create).await
+    }
+
+    async fn launch(&self, prepared: Prepared, stdio: StdioPlan, mode: Mode) -> Result<Container, LaunchError> {
+        let (container, lock, record) = self.reserve(&prepared)?;
+        let id = container.id.clone();
+        let launching = Launching {
+            state: self.state.clone(),
+            host: Arc::clone(&self.host),
+            runtime: Arc::clone(&self.runtime),
+            container,
+            lock,
+            record,
+            stdio,
+            mode,
+        };
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let (started_sender, started) = oneshot::channel();
+        // Dropped with this future, it cancels the launch; after the launch nobody listens to it.
+        let (_cancel, cancelled) = oneshot::channel();
+        let channel = (commands.clone(), receiver);
+        let supervisor = tokio::spawn(Supervisor::supervise(launching, channel, started_sender, cancelled));
+        let started = started.await.map_err(|_| LaunchError::SupervisorDied)??;
+        Ok(Container { id, started, commands, supervisor })
+    }
+
+    /// Makes the container's folder, name, bundle and record; unmakes them if one fails.
+    fn reserve(&self, prepared: &Prepared) -> Result<(ContainerDir, ContainerLock, Record), LaunchError> {
+        let plan = &prepared.plan;
+        let (container, lock) = self.state.create_container(&plan.id)?;
+        let filled = self.fill(&container, prepared);
+        match filled {
+            Ok(record) => Ok((container, lock, record)),
+            Err(error) => {
+                if let Some(name) = &plan.name
+                    && let Err(left) = self.state.release_name(name, &plan.id)
+                {
+                    tracing::error!(error = %Failure::of(&left), "the name is left");
+                }
+                if let Err(left) = self.state.remove_container(&container) {
+                    tracing::error!(error = %Failure::of(&left), "the folder is left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self, container: &ContainerDir, prepared: &Prepared) -> Result<Record, LaunchError> {
+        fault::reached("launch.folder")?;
+        let Prepared { plan, spec, rootfs } = prepared;
+        if let Some(name) = &plan.name {
+            self.state.claim_name(name, &plan.id)?;
+        }
+        fault::reached("launch.name")?;
+        bundle::write(&container.bundle(), spec)?;
+        fault::reached("launch.bundle")?;
+        make_private(&self.runtime.config().root)?;
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        let boot_id = &self.host.boot_id;
+        let record = Record {
+            version: RECORD_VERSION,
+            id: plan.id.clone(),
+            name: plan.name.clone(),
+            status: Status::Creating,
+            runtime: self.runtime.config().clone(),
+            flags: spec.flags.clone(),
+            sandboxed: self.runtime.is_sandbox(),
+            process: None,
+            supervisor: ProcessId::of(own, boot_id)
+                .unwrap_or_else(|| ProcessId { pid: own, start_time: 0, boot_id: boot_id.clone() }),
+            cgroup: spec.cgroup.clone(),
+            source: plan.source.clone(),
+            rootfs: rootfs.clone(),
+            command: spec.args().into_iter().map(str::to_owned).collect(),
+            network: spec.network.clone(),
+            limits: plan.limits,
+            terminal: spec.terminal(),
+            own_pid_namespace: spec.own_pid_namespace(),
+            stopping: plan.stopping,
+            labels: plan.labels.clone(),
+            remove: plan.remove,
+            created: Timestamp::now(),
+            started: None,
+        };
+        container.write_edits(&spec.edits)?;
+        container.write_record(&record)?;
+        fault::reached("launch.record")?;
+        Ok(record)
+    }
+}
+
+/// The state root of a runtime, which some of them do not make private themselves.
+fn make_private(root: &Path) -> Result<(), StateError> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)
+        .map_err(|source| StateError::File { path: root.to_owned(), what: "made", source })
+}
+
+type OpenedBundle = (PathBuf, serde_json::Value);
+
+fn open_source(source: &Source) -> Result<(Option<OpenedBundle>, Rootfs), LaunchError> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    Ok(match source {
+        Source::Bundle { path } => {
+            let path = absolute(path);
+            let config = bundle::read_config(&path)?;
+            let rootfs = Rootfs::open(&bundle::root_of(&path, &config)?)?;
+            (Some((path, config)), rootfs)
+        }
+        Source::Rootfs { path } => {
+            // The user's own path may end in a link; a path inside a bundle may not.
+            let resolved = std::fs::canonicalize(path)
+                .map_err(|source| RootfsError::Unusable { path: path.clone(), source })?;
+            (None, Rootfs::open(&resolved)?)
+        }
+    })
+}
+
+impl Container {
+    /// Asks the supervisor for something. Cancel safe: the request is carried out all the same once it is sent.
+    ///
+    /// # Errors
+    /// The supervisor's refusal, or [`Code::SupervisorUnreachable`] when the container has ended.
+    pub async fn ask(&self, request: Request) -> Result<Answer, Failure> {
+        ask(&self.commands, request).await
+    }
+
+    /// A way to ask that can be handed to other tasks.
+    #[must_use]
+    pub fn commands(&self) -> mpsc::Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// Waits until the container has ended and has been cleared away.
+    ///
+    /// # Errors
+    /// [`LaunchError::SupervisorDied`] when the task panicked; the container's record then tells what is known.
+    pub async fn wait(self) -> Result<ExitReport, LaunchError> {
+        self.supervisor.await.ok().flatten().ok_or(LaunchError::SupervisorDied)
+    }
+}
+
+/// Asks a supervisor of this process.
+///
+/// # Errors
+/// The supervisor's refusal, or [`Code::SupervisorUnreachable`] when it has gone.
+pub async fn ask(commands: &mpsc::Sender<Command>, request: Request) -> Result<Answer, Failure> {
+    let gone = || Failure {
+        code: Code::SupervisorUnreachable,
+        what: "the container has ended".into(),
+        why: vec![],
+        next: None,
+    };
+    let (reply, answer) = oneshot::channel();
+    commands.send(Command { request, reply }).await.map_err(|_| gone())?;
+    match answer.await.map_err(|_| gone())? {
+        Answer::Failed(failure) => Err(failure),
+        answer => Ok(answer),
+    }
+}

@@ -1,0 +1,200 @@
+//! Talking to a container's supervisor: one JSON line asks, one JSON line answers, over a unix socket.
+//!
+//! The socket lies in the container's folder, which only its owner may enter; the peer's user is checked all the same.
+
+use std::io;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::error::{Code, Failure};
+use crate::exit::{AskedBy, ExitReport};
+use crate::signal::Signal;
+use crate::state::ContainerDir;
+
+/// Version of the protocol. A supervisor answers a request of another version with a refusal.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// The longest request, in bytes.
+const REQUEST_LIMIT: u64 = 64 << 10;
+/// The longest answer, in bytes: a report with its evidence.
+const ANSWER_LIMIT: u64 = 4 << 20;
+/// How long a caller may take to send its request.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a supervisor can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// Let the created process run.
+    Start,
+    /// Send a signal.
+    Kill {
+        /// The signal.
+        signal: Signal,
+        /// To every process, not only the first.
+        all: bool,
+        /// On whose behalf.
+        by: AskedBy,
+    },
+    /// End the container: a signal, a time of grace, SIGKILL. Answered when it is over.
+    Stop {
+        /// The signal; without it the container's own.
+        signal: Option<Signal>,
+        /// The grace in milliseconds; without it the container's own.
+        grace_ms: Option<u64>,
+        /// On whose behalf.
+        by: AskedBy,
+    },
+    /// Freeze it.
+    Pause,
+    /// Thaw it.
+    Resume,
+    /// Answered with the report once the container has ended and been cleared away.
+    Wait,
+}
+
+/// A supervisor's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// The container has ended.
+    Ended(Box<ExitReport>),
+    /// It could not be done.
+    Failed(Failure),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    version: u32,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// A request on its way to the task that owns the container.
+#[derive(Debug)]
+pub struct Command {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes. Dropping it unanswered tells the caller that the supervisor has gone.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// Listens for callers and hands their requests on. Ends when it is aborted.
+pub(super) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let commands = commands.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = answer(stream, commands).await {
+                        tracing::debug!(%error, "a caller of the control socket was lost");
+                    }
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, say: wait for some to come back rather than spin.
+                tracing::warn!(%error, "the control socket could not accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    if peer != own && peer != 0 {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the user {peer} may not ask")));
+    }
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
+    tokio::time::timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await??;
+    let answer = match parse(&line) {
+        Ok(request) => {
+            let (reply, answer) = oneshot::channel();
+            match commands.send(Command { request, reply }).await {
+                Ok(()) => answer.await.map_err(|_| io::Error::other("the supervisor has gone"))?,
+                Err(_) => return Ok(()),
+            }
+        }
+        Err(failure) => Answer::Failed(failure),
+    };
+    let mut text = serde_json::to_vec(&answer)?;
+    text.push(b'\n');
+    writer.write_all(&text).await
+}
+
+fn parse(line: &str) -> Result<Request, Failure> {
+    let failure = |what: String| Failure { code: Code::InvalidValue, what, why: vec![], next: None };
+    let envelope: Envelope =
+        serde_json::from_str(line).map_err(|error| failure(format!("the request is not understood: {error}")))?;
+    if envelope.version != PROTOCOL_VERSION {
+        let what = format!("the request has version {}; this supervisor speaks {PROTOCOL_VERSION}", envelope.version);
+        return Err(failure(what));
+    }
+    Ok(envelope.request)
+}
+
+/// Asks a container's supervisor. `None` when there is none, or it went before it had answered.
+///
+/// # Errors
+/// What the socket returns beside that; also an answer that is not understood.
+pub async fn ask(container: &ContainerDir, request: Request) -> io::Result<Option<Answer>> {
+    let mut stream = match UnixStream::connect(container.control_socket()).await {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut text = serde_json::to_vec(&Envelope { version: PROTOCOL_VERSION, request })?;
+    text.push(b'\n');
+    let sent = stream.write_all(&text).await;
+    let mut line = Vec::new();
+    let received = (&mut stream).take(ANSWER_LIMIT).read_to_end(&mut line).await;
+    if line.is_empty() {
+        // Killed between accepting and answering: the peer is gone, which is an answer.
+        drop((sent, received));
+        return Ok(None);
+    }
+    serde_json::from_slice(&line).map(Some).map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn requests_survive_the_wire() {
+        for request in [
+            Request::Start,
+            Request::Kill { signal: Signal::TERM, all: false, by: AskedBy::Kill },
+            Request::Stop { signal: None, grace_ms: Some(5), by: AskedBy::Stop },
+            Request::Wait,
+        ] {
+            let line = serde_json::to_string(&Envelope { version: 1, request: request.clone() }).unwrap();
+            assert_eq!(parse(&line).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let failure = parse(r#"{"version": 2, "do": "wait"}"#).unwrap_err();
+        assert!(failure.what.contains("version 2"), "{failure}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_panics(line in ".*") {
+            let _ = parse(&line);
+        }
+    }
+}

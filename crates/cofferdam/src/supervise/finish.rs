@@ -1,0 +1,129 @@
+//! The end of a container: evidence first, then the report, then clean-up in the reverse order of making.
+
+use std::time::Duration;
+
+use super::OwnedTarget;
+use super::leftovers::{Marks, end_everything};
+use crate::cgroup::{CgroupPath, ContainerCgroup, Usage, read_usage, remove_leftovers};
+use crate::error::{Code, Failure};
+use crate::exit::{Death, Evidence};
+use crate::host::HostFacts;
+use crate::process::Reaper;
+use crate::runtime::Runtime;
+use crate::state::{ContainerDir, Record, StateDir};
+
+/// How long the sandbox's helpers may take to end after it. They lose their connection to it at once.
+const HELPERS_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is to be taken away of a container, whoever takes it away.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remains<'a> {
+    pub(crate) host: &'a HostFacts,
+    pub(crate) runtime: &'a dyn Runtime,
+    pub(crate) container: &'a ContainerDir,
+    pub(crate) target: &'a OwnedTarget,
+    pub(crate) cgroup: Option<&'a CgroupPath>,
+}
+
+impl Remains<'_> {
+    fn marks(&self, with_strays: bool) -> Marks<'_> {
+        Marks {
+            id: &self.container.id,
+            runtime: self.runtime.config(),
+            cgroups: &self.host.cgroups,
+            cgroup: self.cgroup,
+            with_strays,
+        }
+    }
+
+    /// Kills what still lives of the container. In its supervisor, stray children are the container's too.
+    pub(crate) fn end_processes(&self, with_strays: bool, errors: &mut Vec<Failure>) {
+        if let Err(error) = end_everything(self.marks(with_strays)) {
+            errors.push(failure("processes of the container are left", &error));
+        }
+    }
+
+    /// Waits until every child of this supervisor is reaped, and ends those that stay: an unreaped zombie makes
+    /// `runsc delete` fail after its own deadline and leave the cgroup.
+    pub(crate) async fn end_children(&self, reaper: &Reaper, errors: &mut Vec<Failure>) {
+        if tokio::time::timeout(HELPERS_LIMIT, reaper.no_children()).await.is_ok() {
+            return;
+        }
+        self.end_processes(true, errors);
+        if tokio::time::timeout(HELPERS_LIMIT, reaper.no_children()).await.is_err() {
+            let strays = reaper.strays();
+            errors.push(Failure {
+                code: Code::Internal,
+                what: format!("children {strays:?} of the supervisor did not end"),
+                why: vec![],
+                next: None,
+            });
+        }
+    }
+
+    /// The directories of the container's cgroup.
+    pub(crate) fn cgroup_directories(&self) -> ContainerCgroup {
+        self.cgroup.map(|path| self.host.cgroups.of_container(path)).unwrap_or_default()
+    }
+
+    /// Reads the counters that the death is judged by, before anything is removed.
+    pub(crate) fn read_counters(&self, death: &mut Death) -> Usage {
+        let cgroup = self.cgroup_directories();
+        death.memory = cgroup.memory.as_ref().and_then(crate::cgroup::MemoryDirectory::read);
+        read_usage(&cgroup, death.memory.as_ref())
+    }
+}
+
+/// Takes away what the runtime and we have made, but the container's folder and its name. Goes on after an error.
+pub(crate) async fn clear_away(remains: Remains<'_>, errors: &mut Vec<Failure>) {
+    let target = remains.target.target();
+    if let Err(first) = remains.runtime.delete(target, false).await {
+        tracing::debug!(error = %first, "delete failed; trying with force");
+        if let Err(error) = remains.runtime.delete(target, true).await {
+            let mut failure = Failure::of(&error);
+            failure.why.push(format!("without force: {}", Failure::of(&first)));
+            errors.push(failure);
+        }
+    }
+    if let Some(path) = remains.cgroup
+        && let Err(error) = remove_leftovers(&remains.host.cgroups, path)
+    {
+        errors.push(failure("the container's cgroup is left", &error));
+    }
+    let bundle = remains.container.bundle();
+    if let Err(error) = std::fs::remove_dir_all(&bundle)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        errors.push(failure("the container's bundle is left", &error));
+    }
+    for file in [
+        remains.container.pid_file(),
+        remains.container.console_socket(),
+        remains.container.control_socket(),
+    ] {
+        // Most were never made.
+        let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Takes the folder and the name away: the container is forgotten.
+pub(crate) fn forget(state: &StateDir, container: &ContainerDir, record: &Record, errors: &mut Vec<Failure>) {
+    if let Some(name) = &record.name
+        && let Err(error) = state.release_name(name, &container.id)
+    {
+        errors.push(Failure::of(&error));
+    }
+    if let Err(error) = state.remove_container(container) {
+        errors.push(Failure::of(&error));
+    }
+}
+
+/// The runtime's last error, as evidence.
+pub(crate) fn runtime_words(container: &ContainerDir) -> Option<Evidence> {
+    let log = std::fs::read(container.runtime_log()).ok()?;
+    crate::runtime::last_error(&log).map(|line| Evidence::RuntimeSaid { line })
+}
+
+fn failure(what: &str, error: &std::io::Error) -> Failure {
+    Failure { code: Code::Internal, what: what.to_owned(), why: vec![error.to_string()], next: None }
+}

@@ -1,0 +1,24 @@
+//! Supervision: one task owns a container from the runtime's first call to the last trace of it.
+//!
+//! ```text
+//!  launch ──> Supervisor task ── owns ──> process handle, streams, deadlines, record
+//!                ^      │
+//!   Command ─────┘      └──> ExitReport, then clean-up in reverse
+//!   (control socket, signals, callers in this process)
+//! ```
+//!
+//! Invariant: the end of a container is written down before anything of it is deleted, and nothing that others could
+//! use again (its name, its id) is released before its death is certain.
+//! Not here: deciding what the end means (`exit`), making the specification (`spec`).
+
+pub(crate) mod console;
+pub mod control;
+mod finish;
+pub(crate) mod leftovers;
+pub mod stdio;
+mod supervisor;
+
+pub(crate) use finish::{Remains, clear_away, runtime_words};
+pub(crate) use supervisor::{Launching, Mode, OwnedTarget, Supervisor};
+pub(crate) use supervisor::supervision;
+pub use supervisor::{StartError, Started};

@@ -1,0 +1,328 @@
+//! A container's standard streams: pipes or a terminal, pumped by threads.
+//!
+//! Threads and not tasks, because the other end is whatever the caller has: a terminal, a file, a pipe that others
+//! share and that must not be made non-blocking. Each has one buffer, so memory is bounded whatever the reader does:
+//! a slow reader slows the container, as a pipe would.
+//!
+//! - A reader that is gone (EPIPE): the container's pipe is closed, so that it gets EPIPE too, as in a shell.
+//! - A reader that fails otherwise (a full disk): the rest is read into nothing and counted.
+//! - Somebody outside the container who keeps the pipe open after its end: given up after [`HOLDOUT_LIMIT`].
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::oneshot;
+
+use crate::exit::StdioReport;
+use crate::runtime::ContainerStdio;
+
+/// Size of a pump's one buffer, in bytes: the default capacity of a pipe.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Stack of a pump's thread, in bytes; the buffer is on the heap.
+const STACK_BYTES: usize = 64 << 10;
+/// How long a pipe may stay open, empty, after the container's end.
+const HOLDOUT_LIMIT: Duration = Duration::from_secs(2);
+
+/// What is at the caller's ends of a container's streams.
+#[derive(Debug)]
+pub struct StdioPlan {
+    /// Where its standard input comes from; `None` is empty.
+    pub stdin: Option<OwnedFd>,
+    /// Where its standard output goes; `None` is nowhere.
+    pub stdout: Option<OwnedFd>,
+    /// Where its standard error goes; `None` is nowhere. With a terminal there is only standard output.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl StdioPlan {
+    /// No input, and output to nowhere. It is still read and counted.
+    #[must_use]
+    pub fn discard() -> Self {
+        Self { stdin: None, stdout: None, stderr: None }
+    }
+
+    /// The streams of this process; input only where it is wanted.
+    ///
+    /// # Errors
+    /// What duplicating a descriptor returns.
+    pub fn inherit(stdin: bool) -> io::Result<Self> {
+        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+        Ok(Self {
+            stdin: if stdin { Some(own(io::stdin().as_fd())?) } else { None },
+            stdout: Some(own(io::stdout().as_fd())?),
+            stderr: Some(own(io::stderr().as_fd())?),
+        })
+    }
+}
+
+/// Our ends of a container's pipes, before the pumps run.
+#[derive(Debug)]
+pub(crate) struct OurEnds {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+/// Makes the pipes of a container: the ends that it gets, and ours.
+///
+/// Without input, or with a terminal (over which input comes), its standard input is /dev/null.
+pub(crate) fn pipes(with_stdin: bool) -> io::Result<(ContainerStdio, OurEnds)> {
+    let (stdin, our_stdin) = if with_stdin {
+        let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        (theirs, Some(ours))
+    } else {
+        (std::fs::File::open("/dev/null")?.into(), None)
+    };
+    let (our_stdout, stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (our_stderr, stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+    for end in [&our_stdout, &our_stderr] {
+        rustix::io::ioctl_fionbio(end, true)?;
+    }
+    let theirs = ContainerStdio { stdin, stdout, stderr };
+    Ok((theirs, OurEnds { stdin: our_stdin, stdout: our_stdout, stderr: our_stderr }))
+}
+
+impl OurEnds {
+    /// What is in the error pipe now: when the container never ran, these are the runtime's own words.
+    pub(crate) fn error_text(&self) -> String {
+        const LIMIT: usize = 16 << 10;
+        let mut text = vec![0; LIMIT];
+        let count = rustix::io::read(&self.stderr, &mut text[..]).unwrap_or(0);
+        text.truncate(count);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+/// What the pumps have moved so far.
+#[derive(Debug, Default)]
+struct Counters {
+    stdout: AtomicU64,
+    stderr: AtomicU64,
+    dropped: AtomicU64,
+    truncated: AtomicBool,
+    /// The container has ended: what is in the pipes is the last.
+    ended: AtomicBool,
+}
+
+/// The running pumps of a container.
+#[derive(Debug)]
+pub(crate) struct Pumps {
+    counters: Arc<Counters>,
+    /// Readable once the container has ended.
+    wake: Arc<OwnedFd>,
+    outputs: Vec<oneshot::Receiver<()>>,
+}
+
+impl Pumps {
+    /// Starts to move bytes. With a terminal, `master` is its other side and the pipes are only kept.
+    pub(crate) fn start(ours: OurEnds, plan: StdioPlan, master: Option<OwnedFd>) -> io::Result<Self> {
+        let counters = Arc::<Counters>::default();
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let mut pumps = Self { counters, wake, outputs: Vec::new() };
+        if let Some(master) = master {
+            rustix::io::ioctl_fionbio(&master, true)?;
+            if let Some(source) = plan.stdin {
+                pumps.input(source, master.try_clone()?)?;
+            }
+            pumps.output(master, plan.stdout, |counters| &counters.stdout)?;
+            return Ok(pumps);
+        }
+        if let (Some(source), Some(sink)) = (plan.stdin, ours.stdin) {
+            pumps.input(source, sink)?;
+        }
+        pumps.output(ours.stdout, plan.stdout, |counters| &counters.stdout)?;
+        pumps.output(ours.stderr, plan.stderr, |counters| &counters.stderr)?;
+        Ok(pumps)
+    }
+
+    fn output(
+        &mut self,
+        source: OwnedFd,
+        sink: Option<OwnedFd>,
+        counter: fn(&Counters) -> &AtomicU64,
+    ) -> io::Result<()> {
+        let (done, finished) = oneshot::channel();
+        let (counters, wake) = (Arc::clone(&self.counters), Arc::clone(&self.wake));
+        thread("output", move || {
+            pump_output(&source, sink.as_ref(), &counters, counter(&counters), &wake);
+            // Nobody waits any more when the supervisor is gone.
+            let _ = done.send(());
+        })?;
+        self.outputs.push(finished);
+        Ok(())
+    }
+
+    fn input(&self, source: OwnedFd, sink: OwnedFd) -> io::Result<()> {
+        let wake = Arc::clone(&self.wake);
+        thread("input", move || pump_input(&source, &sink, &wake))
+    }
+
+    /// Tells the pumps that what is in the pipes is the last.
+    pub(crate) fn container_ended(&self) {
+        self.counters.ended.store(true, Ordering::Release);
+        // The counter of an eventfd cannot overflow by this.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    /// Waits until all output has been handed on. Cancel safe: nothing is lost by giving up.
+    pub(crate) async fn finished(&mut self) {
+        for output in &mut self.outputs {
+            // An error means that the pump's thread is gone, which is the end as well.
+            let _ = output.await;
+        }
+        self.outputs.clear();
+    }
+
+    /// What went through so far.
+    pub(crate) fn report(&self) -> StdioReport {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+        StdioReport {
+            stdout_bytes: count(&self.counters.stdout),
+            stderr_bytes: count(&self.counters.stderr),
+            dropped_bytes: count(&self.counters.dropped),
+            truncated: self.counters.truncated.load(Ordering::Acquire),
+        }
+    }
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(work).map(drop)
+}
+
+/// Moves bytes from the container to its reader until the container has closed the stream.
+fn pump_output(
+    source: &OwnedFd,
+    sink: Option<&OwnedFd>,
+    counters: &Counters,
+    counter: &AtomicU64,
+    wake: &OwnedFd,
+) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut broken = false;
+    let mut silent_since = None;
+    loop {
+        match rustix::io::read(source, &mut buffer[..]) {
+            Ok(0) => return,
+            Ok(count) => {
+                silent_since = None;
+                counter.fetch_add(count as u64, Ordering::AcqRel);
+                let Some(sink) = sink else { continue };
+                if !broken {
+                    match write_all(sink, &buffer[..count]) {
+                        Ok(()) => continue,
+                        Err((_, Errno::PIPE)) => return,
+                        Err((unwritten, errno)) => {
+                            tracing::warn!(error = %io::Error::from(errno), "the container's output cannot be handed on");
+                            counters.dropped.fetch_add(unwritten as u64, Ordering::AcqRel);
+                            broken = true;
+                            continue;
+                        }
+                    }
+                }
+                counters.dropped.fetch_add(count as u64, Ordering::AcqRel);
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let ended = counters.ended.load(Ordering::Acquire);
+                if !ended {
+                    wait_readable(source, Some(wake), None);
+                    continue;
+                }
+                let since = *silent_since.get_or_insert_with(Instant::now);
+                match HOLDOUT_LIMIT.checked_sub(since.elapsed()) {
+                    Some(left) => wait_readable(source, None, Some(left)),
+                    None => {
+                        counters.truncated.store(true, Ordering::Release);
+                        return;
+                    }
+                }
+            }
+            // EIO is how a terminal says that its last user has gone.
+            Err(_) => return,
+        }
+    }
+}
+
+/// Moves bytes from the caller to the container until either ends.
+fn pump_input(source: &OwnedFd, sink: &OwnedFd, wake: &OwnedFd) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let mut fds = [PollFd::new(source, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+        if !fds[1].revents().is_empty() {
+            return;
+        }
+        if fds[0].revents().is_empty() {
+            continue;
+        }
+        match rustix::io::read(source, &mut buffer[..]) {
+            Ok(0) => return,
+            Ok(count) => {
+                if !feed(sink, &buffer[..count], wake) {
+                    return;
+                }
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Writes to the container, which may be slow to read or end meanwhile. Says whether there is more to do.
+fn feed(sink: &OwnedFd, mut bytes: &[u8], wake: &OwnedFd) -> bool {
+    while !bytes.is_empty() {
+        match rustix::io::write(sink, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::new(sink, PollFlags::OUT), PollFd::new(wake, PollFlags::IN)];
+                // A failing poll shows again at the next write.
+                let _ = poll(&mut fds, None);
+                if !fds[1].revents().is_empty() {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Writes everything; an error comes with the number of bytes that were not written.
+fn write_all(sink: &OwnedFd, mut bytes: &[u8]) -> Result<(), (usize, Errno)> {
+    while !bytes.is_empty() {
+        match rustix::io::write(sink, bytes) {
+            Ok(0) => return Err((bytes.len(), Errno::IO)),
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            // The caller's descriptor may be non-blocking.
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(sink, PollFlags::OUT)], None);
+            }
+            Err(errno) => return Err((bytes.len(), errno)),
+        }
+    }
+    Ok(())
+}
+
+fn wait_readable(source: &OwnedFd, wake: Option<&OwnedFd>, limit: Option<Duration>) {
+    let mut fds = vec![PollFd::new(source, PollFlags::IN)];
+    fds.extend(wake.map(|wake| PollFd::new(wake, PollFlags::IN)));
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    // An interrupted or failed poll only leads to another look.
+    let _ = poll(&mut fds, limit.as_ref());
+}
+
+#[cfg(test)]
+#[path = "stdio_tests.rs"]
+mod tests;
