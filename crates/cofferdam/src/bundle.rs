@@ -99,7 +99,9 @@ impl Diagnose for BundleError {
     fn next_step(&self) -> Option<String> {
         Some(match self {
             Self::Missing { .. } => "give the directory that holds config.json".into(),
-            Self::Unreadable { .. } => "config.json must be a regular file in the bundle itself, no link".into(),
+            Self::Unreadable { .. } => {
+                "config.json must be a regular file in the bundle itself, no link".into()
+            }
             Self::TooLarge { .. } => "move what is large out of it, into files that are mounted".into(),
             Self::Syntax { .. } | Self::NoObject { .. } => {
                 "`runc spec` writes a config.json to begin with".into()

@@ -156,7 +156,11 @@ impl FromStr for Code {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let upper = text.to_ascii_uppercase();
-        Self::ALL.iter().copied().find(|code| code.as_str() == upper).ok_or_else(|| UnknownCode(text.to_owned()))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|code| code.as_str() == upper)
+            .ok_or_else(|| UnknownCode(text.to_owned()))
     }
 }
 

@@ -258,9 +258,12 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         return (Cause::TimedOut { limit_ms }, Some(AskedBy::Timeout), evidence);
     }
-    let was_sent = |signal: Signal| death.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by);
+    let was_sent =
+        |signal: Signal| death.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by);
     match death.end {
-        ProcessEnd::Signaled { signal, .. } if signal == Signal::KILL && oom_kills > 0 && was_sent(signal).is_none() => {
+        ProcessEnd::Signaled { signal, .. }
+            if signal == Signal::KILL && oom_kills > 0 && was_sent(signal).is_none() =>
+        {
             (Cause::OomKilled { victim: OomVictim::Init }, None, evidence)
         }
         ProcessEnd::Signaled { signal, .. } => match &death.helper {
@@ -282,7 +285,11 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
             evidence.push(Evidence::Ambiguous {
                 explanation: format!(
                     "gVisor reports a guest that exits {code} and one that {signal} ends in the same way; {}",
-                    if sent_by.is_some() { "cofferdam had sent that signal" } else { "cofferdam had not sent it" }
+                    if sent_by.is_some() {
+                        "cofferdam had sent that signal"
+                    } else {
+                        "cofferdam had not sent it"
+                    }
                 ),
             });
             match sent_by {
@@ -423,7 +430,9 @@ impl ExitReport {
             show(memory.peak_bytes),
             memory.file.file_name().unwrap_or_default().to_string_lossy(),
             memory.oom_kill,
-            memory.limit_bytes.map_or_else(|| "SIZE".to_owned(), |limit| format!("{}m", (limit * 3 / 2) >> 20)),
+            memory
+                .limit_bytes
+                .map_or_else(|| "SIZE".to_owned(), |limit| format!("{}m", (limit * 3 / 2) >> 20)),
         )
     }
 }

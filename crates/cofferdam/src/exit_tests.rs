@@ -144,8 +144,12 @@ fn the_time_limit_wins_over_how_it_ended() {
 
 #[test]
 fn codes_of_a_failed_start() {
-    let failed = |code| Cause::StartFailed { failure: Failure { code, what: String::new(), why: vec![], next: None } };
-    assert_eq!((failed(Code::CommandNotFound).code(), failed(Code::CommandNotFound).shell_code()), (127, 127));
+    let failed =
+        |code| Cause::StartFailed { failure: Failure { code, what: String::new(), why: vec![], next: None } };
+    assert_eq!(
+        (failed(Code::CommandNotFound).code(), failed(Code::CommandNotFound).shell_code()),
+        (127, 127)
+    );
     assert_eq!(failed(Code::CommandNotExecutable).code(), 126);
     assert_eq!((failed(Code::RuntimeFailed).code(), failed(Code::RuntimeFailed).shell_code()), (-1, 125));
 }

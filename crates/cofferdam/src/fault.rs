@@ -9,6 +9,28 @@
 #[error("a test made the step {0} fail")]
 pub struct Fault(pub(crate) &'static str);
 
+/// Keeps the plan of faults that the environment gives, for as long as it lives.
+#[must_use = "the faults are forgotten when it is dropped"]
+pub struct Armed {
+    #[cfg(feature = "failpoints")]
+    _scenario: fail::FailScenario<'static>,
+}
+
+/// Reads the plan of faults from the environment; a program under test calls it first. Does nothing without the
+/// feature `failpoints`.
+pub fn arm() -> Armed {
+    Armed {
+        #[cfg(feature = "failpoints")]
+        _scenario: fail::FailScenario::setup(),
+    }
+}
+
+impl std::fmt::Debug for Armed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Armed")
+    }
+}
+
 /// The steps, in the order in which a container passes them.
 pub const STEPS: [&str; 9] = [
     "launch.folder",
@@ -23,7 +45,10 @@ pub const STEPS: [&str; 9] = [
 ];
 
 /// Says that a step has been reached.
-#[cfg_attr(not(feature = "failpoints"), expect(clippy::unnecessary_wraps, reason = "with the feature it can fail"))]
+#[cfg_attr(
+    not(feature = "failpoints"),
+    expect(clippy::unnecessary_wraps, reason = "with the feature it can fail")
+)]
 pub(crate) fn reached(step: &'static str) -> Result<(), Fault> {
     debug_assert!(STEPS.contains(&step), "{step} is missing from the list");
     fail::fail_point!(step, |action| {

@@ -111,7 +111,8 @@ mod tests {
     #[test]
     fn capabilities_are_read_from_status() {
         // Verbatim from a root process without CAP_SYS_RESOURCE.
-        let status = "Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t000001fffeffffff\nCapBnd:\t000001fffeffffff\n";
+        let status =
+            "Name:\tx\nCapInh:\t0000000000000000\nCapEff:\t000001fffeffffff\nCapBnd:\t000001fffeffffff\n";
         assert_eq!(effective_capabilities(status) & (1 << CAP_SYS_RESOURCE), 0);
         assert_ne!(effective_capabilities(status) & 1, 0);
         assert_eq!(effective_capabilities("nothing"), 0);

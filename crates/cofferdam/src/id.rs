@@ -163,7 +163,9 @@ mod tests {
     #[test]
     fn hostile_names_are_refused() {
         let long = "a".repeat(1000);
-        for text in ["", ".", "..", "../x", "a/b", "-x", "--help", "a\0b", "a\nb", "%0a", "ä", " a", "a ", &long] {
+        for text in
+            ["", ".", "..", "../x", "a/b", "-x", "--help", "a\0b", "a\nb", "%0a", "ä", " a", "a ", &long]
+        {
             assert!(text.parse::<ContainerName>().is_err(), "{text:?}");
             assert!(text.parse::<ContainerId>().is_err(), "{text:?}");
         }

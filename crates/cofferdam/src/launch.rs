@@ -141,7 +141,9 @@ impl LaunchError {
             Self::Network(error) => error,
             Self::State(error) => error,
             Self::Start(error) => error,
-            Self::MountSource { .. } | Self::NotRoot(_) | Self::SupervisorDied | Self::Fault(_) => return None,
+            Self::MountSource { .. } | Self::NotRoot(_) | Self::SupervisorDied | Self::Fault(_) => {
+                return None;
+            }
         })
     }
 }
@@ -169,7 +171,11 @@ impl Launcher {
     ///
     /// # Errors
     /// [`LaunchError::Runtime`] when the binary cannot be used.
-    pub async fn open(state: StateDir, host: Arc<HostFacts>, config: RuntimeConfig) -> Result<Self, LaunchError> {
+    pub async fn open(
+        state: StateDir,
+        host: Arc<HostFacts>,
+        config: RuntimeConfig,
+    ) -> Result<Self, LaunchError> {
         let runtime = runtime::open(config, &state.cache()).await?;
         Ok(Self { state, host, runtime })
     }
@@ -249,7 +255,12 @@ impl Launcher {
         self.launch(prepared, stdio, Mode::Create).await
     }
 
-    async fn launch(&self, prepared: Prepared, stdio: StdioPlan, mode: Mode) -> Result<Container, LaunchError> {
+    async fn launch(
+        &self,
+        prepared: Prepared,
+        stdio: StdioPlan,
+        mode: Mode,
+    ) -> Result<Container, LaunchError> {
         let (container, lock, record) = self.reserve(&prepared)?;
         let id = container.id.clone();
         let launching = Launching {
@@ -314,8 +325,11 @@ impl Launcher {
             flags: spec.flags.clone(),
             sandboxed: self.runtime.is_sandbox(),
             process: None,
-            supervisor: ProcessId::of(own, boot_id)
-                .unwrap_or_else(|| ProcessId { pid: own, start_time: 0, boot_id: boot_id.clone() }),
+            supervisor: ProcessId::of(own, boot_id).unwrap_or_else(|| ProcessId {
+                pid: own,
+                start_time: 0,
+                boot_id: boot_id.clone(),
+            }),
             cgroup: spec.cgroup.clone(),
             source: plan.source.clone(),
             rootfs: rootfs.clone(),
@@ -340,11 +354,11 @@ impl Launcher {
 /// The state root of a runtime, which some of them do not make private themselves.
 fn make_private(root: &Path) -> Result<(), StateError> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(root)
-        .map_err(|source| StateError::File { path: root.to_owned(), what: "made", source })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|source| StateError::File {
+        path: root.to_owned(),
+        what: "made",
+        source,
+    })
 }
 
 type OpenedBundle = (PathBuf, serde_json::Value);

@@ -28,5 +28,4 @@ pub mod signal;
 pub mod spec;
 pub mod state;
 pub mod supervise;
-#[expect(unsafe_code, reason = "the one room for unsafe code; each block says why it is sound")]
 mod sys;

@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn nothing_but_removal_and_an_idle_stop_is_left_after_the_end() {
-        for verb in [Verb::Start, Verb::Exec, Verb::Kill, Verb::Pause, Verb::Resume, Verb::Update, Verb::Top] {
+        for verb in [Verb::Start, Verb::Exec, Verb::Kill, Verb::Pause, Verb::Resume, Verb::Update, Verb::Top]
+        {
             assert!(!Status::Stopped.allows(verb), "{verb}");
         }
         assert!(Status::Stopped.allows(Verb::Remove) && Status::Stopped.allows(Verb::Stop));

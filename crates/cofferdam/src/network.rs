@@ -56,7 +56,8 @@ impl Diagnose for NetworkError {
 pub fn check_namespace(path: &Path) -> Result<(), NetworkError> {
     // Without NONBLOCK a FIFO would block; a namespace opens either way.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let missing = |errno: rustix::io::Errno| NetworkError::Missing { path: path.to_owned(), source: errno.into() };
+    let missing =
+        |errno: rustix::io::Errno| NetworkError::Missing { path: path.to_owned(), source: errno.into() };
     let file = openat(CWD, path, flags, Mode::empty()).map_err(missing)?;
     if namespace_kind(file.as_fd()) != Some(NamespaceKind::Network) {
         return Err(NetworkError::NotOne(path.to_owned()));

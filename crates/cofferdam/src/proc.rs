@@ -41,7 +41,11 @@ pub(crate) fn arguments(pid: i32) -> Vec<String> {
 
 /// All pids on the host.
 pub(crate) fn all_pids() -> impl Iterator<Item = i32> {
-    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+    std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// A process as a table shows it; `None` when it has gone meanwhile.
@@ -51,7 +55,8 @@ pub(crate) fn describe(pid: i32) -> Option<ProcessInfo> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let uid = field("Uid:").and_then(|ids| ids.split_whitespace().next()).unwrap_or("?").to_owned();
     let args = arguments(pid);
-    let command = if args.is_empty() { format!("[{}]", field("Name:").unwrap_or("?")) } else { args.join(" ") };
+    let command =
+        if args.is_empty() { format!("[{}]", field("Name:").unwrap_or("?")) } else { args.join(" ") };
     Some(ProcessInfo { uid, pid, ppid: stat.ppid, time: clock(stat.ticks), command })
 }
 

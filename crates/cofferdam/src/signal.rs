@@ -14,9 +14,9 @@ pub struct Signal(u8);
 
 /// Names of the signals 1 to 31, in order (signal(7), x86 and Arm numbering).
 const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-    "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-    "WINCH", "IO", "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+    "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+    "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 
 /// First real-time signal that libc leaves to programs.
@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn what_is_no_signal_is_refused() {
-        for text in ["", "0", "65", "999", "-1", "SIG", "TERMINATE", "RTMIN+31", "RTMIN-1", "RTMAX-255", "9 "] {
+        for text in ["", "0", "65", "999", "-1", "SIG", "TERMINATE", "RTMIN+31", "RTMIN-1", "RTMAX-255", "9 "]
+        {
             assert!(text.parse::<Signal>().is_err(), "{text}");
         }
     }

@@ -79,7 +79,8 @@ impl Cgroups {
             (false, Some(_)) => CgroupLayout::Hybrid,
             (false, None) => CgroupLayout::V1,
         };
-        let mut controllers: Vec<String> = v1.keys().filter(|name| !name.starts_with("name=")).cloned().collect();
+        let mut controllers: Vec<String> =
+            v1.keys().filter(|name| !name.starts_with("name=")).cloned().collect();
         controllers.extend(v2.iter().flat_map(|(_, names)| names.clone()));
         Self { layout, writable: false, controllers, v1, v2 }
     }
@@ -107,9 +108,7 @@ impl Cgroups {
         let mut directories: Vec<PathBuf> = self.mount_points().map(below).collect();
         directories.dedup();
         ContainerCgroup {
-            memory: v1("memory")
-                .map(MemoryDirectory::V1)
-                .or_else(|| v2("memory").map(MemoryDirectory::V2)),
+            memory: v1("memory").map(MemoryDirectory::V1).or_else(|| v2("memory").map(MemoryDirectory::V2)),
             cpu: v1("cpuacct").or_else(|| v2("cpu")),
             directories,
         }
@@ -117,10 +116,11 @@ impl Cgroups {
 
     /// The directory above all hierarchies, where v1 mounts one folder a controller.
     pub(crate) fn top(&self) -> PathBuf {
-        self.v1.values().next().and_then(|mount| mount.parent()).map_or_else(
-            || PathBuf::from("/sys/fs/cgroup"),
-            Path::to_path_buf,
-        )
+        self.v1
+            .values()
+            .next()
+            .and_then(|mount| mount.parent())
+            .map_or_else(|| PathBuf::from("/sys/fs/cgroup"), Path::to_path_buf)
     }
 
     /// Mount points, each once.
@@ -207,7 +207,10 @@ mod tests {
     #[test]
     fn a_parent_is_kept() {
         let id = ContainerId::generate();
-        assert_eq!(CgroupPath::of_container(&id, Some("/team/a/")).as_str(), format!("/team/a/cofferdam-{id}"));
+        assert_eq!(
+            CgroupPath::of_container(&id, Some("/team/a/")).as_str(),
+            format!("/team/a/cofferdam-{id}")
+        );
         assert_eq!(CgroupPath::of_container(&id, Some("/")).as_str(), format!("/cofferdam-{id}"));
     }
 

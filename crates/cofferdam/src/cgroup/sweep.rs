@@ -36,7 +36,7 @@ fn collect(directory: &Path, pids: &mut BTreeSet<i32>) {
 pub(crate) fn remove_leftovers(cgroups: &Cgroups, path: &CgroupPath) -> io::Result<()> {
     let mut result = Ok(());
     for directory in cgroups.of_container(path).directories {
-        result = result.and(remove_tree(&directory));
+        result = keep_first(result, remove_tree(&directory));
     }
     let mounted: BTreeSet<&Path> = cgroups.mount_points().collect();
     let top = cgroups.top();
@@ -46,12 +46,16 @@ pub(crate) fn remove_leftovers(cgroups: &Cgroups, path: &CgroupPath) -> io::Resu
     for entry in std::fs::read_dir(&top).into_iter().flatten().flatten() {
         let stray = entry.path().join(path.as_str().trim_start_matches('/'));
         if !mounted.contains(entry.path().as_path()) && stray.is_dir() && stray.ends_with(path.leaf()) {
-            result = result.and(remove_tree(&stray));
+            result = keep_first(result, remove_tree(&stray));
             // Fails, rightly, when another container's directory is beside it.
             let _ = std::fs::remove_dir(entry.path());
         }
     }
     result
+}
+
+fn keep_first(first: io::Result<()>, second: io::Result<()>) -> io::Result<()> {
+    if first.is_err() { first } else { second }
 }
 
 /// Removes a directory and the directories in it; the files of a cgroup go with it.

@@ -207,7 +207,8 @@ async fn start(
         let program = runtime.config().binary.clone();
         StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
     })?;
-    let terminal = master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
+    let terminal =
+        master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
     let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
     Ok(RunningExec { pid, terminal, runtime, target, process, pumps, files, sandboxed, sent: vec![] })
 }
@@ -232,8 +233,13 @@ fn process_of(mut config: Value, request: &ExecRequest, user: Option<Value>) -> 
     if let Some(user) = user {
         process["user"] = user;
     }
-    let mut env: Vec<String> =
-        process["env"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let mut env: Vec<String> = process["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect();
     let mut entries = request.env.clone();
     if request.terminal && !env.iter().chain(&entries).any(|entry| entry.starts_with("TERM=")) {
         entries.push("TERM=xterm".into());
@@ -255,11 +261,15 @@ impl RunningExec {
     pub async fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
         let Some(handle) = &self.process.pidfd else { return Ok(()) };
         self.sent.push(SentSignal { signal, by: AskedBy::Forwarded, at: Timestamp::now() });
-        let inside = std::fs::read_to_string(&self.files.internal_pid).ok().and_then(|pid| pid.trim().parse().ok());
+        let inside =
+            std::fs::read_to_string(&self.files.internal_pid).ok().and_then(|pid| pid.trim().parse().ok());
         let result = match inside {
             Some(pid) if self.sandboxed => {
                 let scope = KillScope::Process(pid);
-                self.runtime.kill(self.target.target(), signal, scope).await.map_err(|error| Failure::of(&error))
+                self.runtime
+                    .kill(self.target.target(), signal, scope)
+                    .await
+                    .map_err(|error| Failure::of(&error))
             }
             _ => handle.signal(signal).map_err(|error| failure(signal, &error)),
         };

@@ -149,7 +149,11 @@ impl Engine {
     }
 
     /// Roots that hold something that we have no record of.
-    fn foreign_roots(&self, extra: &[(RuntimeKind, PathBuf)], known: &BTreeSet<String>) -> Vec<(RuntimeKind, PathBuf)> {
+    fn foreign_roots(
+        &self,
+        extra: &[(RuntimeKind, PathBuf)],
+        known: &BTreeSet<String>,
+    ) -> Vec<(RuntimeKind, PathBuf)> {
         let mut roots: Vec<(RuntimeKind, PathBuf)> = extra.to_vec();
         for (kind, pattern) in USUAL_ROOTS {
             for root in expand(Path::new("/"), pattern) {
@@ -182,8 +186,15 @@ fn holds_unknown(root: &Path, known: &BTreeSet<String>) -> bool {
 
 async fn list_root(kind: RuntimeKind, root: &Path, cache: &Path) -> Result<Vec<ListedContainer>, Failure> {
     let path = std::env::var_os("PATH");
-    let (name, binary) = locate(kind.binary_name(), path.as_deref()).map_err(|error: LocateError| Failure::of(&error))?;
-    let config = RuntimeConfig { name, binary, root: root.to_owned(), platform: None, start_limit: DEFAULT_START_LIMIT };
+    let (name, binary) =
+        locate(kind.binary_name(), path.as_deref()).map_err(|error: LocateError| Failure::of(&error))?;
+    let config = RuntimeConfig {
+        name,
+        binary,
+        root: root.to_owned(),
+        platform: None,
+        start_limit: DEFAULT_START_LIMIT,
+    };
     let runtime = runtime::open(config, cache).await.map_err(|error: RuntimeError| Failure::of(&error))?;
     let mut containers = runtime.list().await.map_err(|error| Failure::of(&error))?;
     for container in &mut containers {
@@ -255,7 +266,9 @@ fn expand(top: &Path, pattern: &str) -> Vec<PathBuf> {
                 .filter(|entry| {
                     let name = entry.file_name();
                     let name = name.to_string_lossy();
-                    name.len() >= before.len() + after.len() && name.starts_with(before) && name.ends_with(after)
+                    name.len() >= before.len() + after.len()
+                        && name.starts_with(before)
+                        && name.ends_with(after)
                 })
                 .map(|entry| entry.path())
                 .collect(),
@@ -291,7 +304,11 @@ mod tests {
     #[test]
     fn patterns_find_the_roots_of_docker_and_containerd() {
         let top = tempfile::tempdir().unwrap();
-        for path in ["run/docker/runtime-runc/moby", "run/docker/runtime-runsc-kvm/moby", "run/containerd/runsc/k8s.io"] {
+        for path in [
+            "run/docker/runtime-runc/moby",
+            "run/docker/runtime-runsc-kvm/moby",
+            "run/containerd/runsc/k8s.io",
+        ] {
             std::fs::create_dir_all(top.path().join(path)).unwrap();
         }
         std::fs::write(top.path().join("run/docker/runtime-file"), "").unwrap();

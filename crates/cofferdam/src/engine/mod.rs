@@ -109,7 +109,9 @@ impl Diagnose for EngineError {
             Self::WrongState(error) => error.next_step(),
             Self::Runtime(error) => error.next_step(),
             Self::Refused(failure) => failure.next.clone(),
-            Self::Unreachable { container, .. } => Some(format!("`cofferdam inspect {container}` names its process")),
+            Self::Unreachable { container, .. } => {
+                Some(format!("`cofferdam inspect {container}` names its process"))
+            }
             Self::StillRunning { .. } => Some("give it longer, or end it with SIGKILL".into()),
             Self::Kernel { .. } => None,
         }
@@ -190,12 +192,17 @@ impl Engine {
     /// What is true of a container; `None` when it is only being made, or gone meanwhile.
     async fn view(&self, container: ContainerDir) -> Result<Option<View>, EngineError> {
         // The lock before the record: a supervisor writes the report before it lets go.
-        let free = lock_is_free(&container).map_err(|source| EngineError::Kernel { what: "the lock", source })?;
+        let free =
+            lock_is_free(&container).map_err(|source| EngineError::Kernel { what: "the lock", source })?;
         let record = container.read_record()?;
         let report = container.read_report()?;
         match (record, report) {
-            (Some(record), report @ Some(_)) => Ok(Some(View { container, record, supervised: !free, report })),
-            (Some(record), None) if !free => Ok(Some(View { container, record, supervised: true, report: None })),
+            (Some(record), report @ Some(_)) => {
+                Ok(Some(View { container, record, supervised: !free, report }))
+            }
+            (Some(record), None) if !free => {
+                Ok(Some(View { container, record, supervised: true, report: None }))
+            }
             (Some(record), None) => self.adopt_orphan(container, record).await,
             (None, _) if free => {
                 self.sweep_unrecorded(&container);

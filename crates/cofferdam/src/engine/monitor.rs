@@ -208,11 +208,15 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
 
 async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorReply, MonitorError> {
     let mut text = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(io::stdin(), MESSAGE_LIMIT), &mut text).map_err(MonitorError::Process)?;
+    io::Read::read_to_end(&mut io::Read::take(io::stdin(), MESSAGE_LIMIT), &mut text)
+        .map_err(MonitorError::Process)?;
     let request: MonitorRequest =
         serde_json::from_slice(&text).map_err(|error| MonitorError::Request(error.to_string()))?;
     if request.version != MONITOR_VERSION {
-        return Err(MonitorError::Request(format!("its version is {}, not {MONITOR_VERSION}", request.version)));
+        return Err(MonitorError::Request(format!(
+            "its version is {}, not {MONITOR_VERSION}",
+            request.version
+        )));
     }
     let engine = Engine::open(&request.state_dir)?;
     let launcher = engine.launcher(request.runtime).await?;
@@ -222,8 +226,11 @@ async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorRe
     // that holds the directory must not be kept busy.
     std::env::set_current_dir("/").map_err(MonitorError::Process)?;
     let warnings = prepared.spec.warnings.clone();
-    let container =
-        if request.start { launcher.run(prepared, stdio).await? } else { launcher.create(prepared, stdio).await? };
+    let container = if request.start {
+        launcher.run(prepared, stdio).await?
+    } else {
+        launcher.create(prepared, stdio).await?
+    };
     let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
     *slot = Some(container);
     Ok(reply)
@@ -238,7 +245,8 @@ fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
         } else {
             options.append(true).create(true).mode(0o600);
         }
-        let file = options.open(path).map_err(|source| MonitorError::Stream { path: path.clone(), source })?;
+        let file =
+            options.open(path).map_err(|source| MonitorError::Stream { path: path.clone(), source })?;
         Ok(Some(file.into()))
     };
     Ok(StdioPlan {

@@ -62,9 +62,14 @@ impl Engine {
     }
 
     /// Waits for the end of a living orphan, and closes its record.
-    pub(super) async fn wait_orphan(&self, view: View, sent: Vec<SentSignal>) -> Result<ExitReport, EngineError> {
+    pub(super) async fn wait_orphan(
+        &self,
+        view: View,
+        sent: Vec<SentSignal>,
+    ) -> Result<ExitReport, EngineError> {
         let View { container, record, .. } = view;
-        let kernel = |source| EngineError::Kernel { what: "the container's process cannot be waited for", source };
+        let kernel =
+            |source| EngineError::Kernel { what: "the container's process cannot be waited for", source };
         let end = match hold(&record, &self.host.boot_id) {
             Some((pid, process)) => {
                 process.ended().await.map_err(kernel)?;
@@ -171,7 +176,8 @@ impl Engine {
             None => {
                 let mut blank = unseen();
                 let usage = remains.read_counters(&mut blank);
-                let evidence = blank.memory.map(|counters| Evidence::Memory { counters }).into_iter().collect();
+                let evidence =
+                    blank.memory.map(|counters| Evidence::Memory { counters }).into_iter().collect();
                 (Cause::RuntimeLost { failure: lost(&record) }, None, evidence, usage)
             }
         };

@@ -14,8 +14,8 @@ use crate::runtime::{
 };
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, StateError};
-use crate::supervise::{OwnedTarget, Remains, clear_away};
 use crate::supervise::control::{Answer, Request, ask};
+use crate::supervise::{OwnedTarget, Remains, clear_away};
 
 /// How long a container that was killed may take to be gone.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
@@ -36,7 +36,7 @@ enum Asked {
     Done,
     Ended(Box<ExitReport>),
     /// There is no supervisor.
-    Orphan(View),
+    Orphan(Box<View>),
 }
 
 impl Engine {
@@ -49,7 +49,7 @@ impl Engine {
                 return Ok(Asked::Ended(Box::new(report.clone())));
             }
             if !view.supervised {
-                return Ok(Asked::Orphan(view));
+                return Ok(Asked::Orphan(Box::new(view)));
             }
             match ask(&view.container, request.clone()).await {
                 Ok(Some(Answer::Done)) => return Ok(Asked::Done),
@@ -117,7 +117,7 @@ impl Engine {
             Asked::Ended(report) => Ok(*report),
             Asked::Orphan(view) => {
                 let (signal, grace) = (signal.unwrap_or(stopping.signal), grace.unwrap_or(stopping.grace));
-                self.stop_orphan(view, signal, grace, by).await
+                self.stop_orphan(*view, signal, grace, by).await
             }
             Asked::Done => self.wait(text, None).await,
         }
@@ -135,7 +135,7 @@ impl Engine {
         let waiting = async {
             match self.ask(text, view, &Request::Wait).await? {
                 Asked::Ended(report) => Ok(*report),
-                Asked::Orphan(view) => self.wait_orphan(view, vec![]).await,
+                Asked::Orphan(view) => self.wait_orphan(*view, vec![]).await,
                 Asked::Done => Err(EngineError::Unreachable { container: title.clone(), source: None }),
             }
         };
@@ -195,7 +195,9 @@ impl Engine {
     pub async fn remove(&self, text: &str, force: bool) -> Result<RemoveOutcome, EngineError> {
         let view = match self.find(text).await {
             Ok(view) => view,
-            Err(EngineError::State(error @ (StateError::Damaged { .. } | StateError::TooNew { .. }))) if force => {
+            Err(EngineError::State(error @ (StateError::Damaged { .. } | StateError::TooNew { .. })))
+                if force =>
+            {
                 let container = self.state.find(text)?;
                 self.discard(&container).await?;
                 return Ok(RemoveOutcome::Discarded(Failure::of(&error)));
@@ -230,8 +232,22 @@ impl Engine {
     /// # Errors
     /// [`EngineError`].
     pub async fn update(&self, text: &str, limits: &Limits) -> Result<(), EngineError> {
-        let (view, runtime, target) = self.live(text, Verb::Update).await?;
-        Ok(runtime.update(target.target(), limits, view.container.path()).await?)
+        let view = self.find(text).await?;
+        let title = view.title();
+        view.status().check(Verb::Update, &title)?;
+        match self.ask(text, view, &Request::Update { limits: *limits }).await? {
+            Asked::Done => Ok(()),
+            Asked::Ended(_) => Err(has_ended(Verb::Update, title)),
+            Asked::Orphan(mut view) => {
+                let _lock = ContainerLock::attempt(&view.container)?
+                    .ok_or(EngineError::Unreachable { container: title, source: None })?;
+                let runtime = self.runtime_of(&view.record).await?;
+                let target = OwnedTarget::of(&view.container, &view.record);
+                runtime.update(target.target(), limits, view.container.path()).await?;
+                view.record.limits = view.record.limits.overlaid_with(limits);
+                Ok(view.container.write_record(&view.record)?)
+            }
+        }
     }
 
     /// The processes of a container.
@@ -268,7 +284,8 @@ impl Engine {
         let cgroup = CgroupPath::of_container(&container.id, None);
         for (name, root) in self.own_roots() {
             let Ok((_, binary)) = locate(&name, std::env::var_os("PATH").as_deref()) else { continue };
-            let config = RuntimeConfig { name, binary, root, platform: None, start_limit: DEFAULT_START_LIMIT };
+            let config =
+                RuntimeConfig { name, binary, root, platform: None, start_limit: DEFAULT_START_LIMIT };
             let runtime = crate::runtime::open(config, &self.state.cache()).await?;
             let target = OwnedTarget::bare(container);
             let remains = Remains {
@@ -316,8 +333,9 @@ async fn wait_for_lock(container: &ContainerDir) -> Result<Option<ContainerLock>
         Ok(Ok(Err(StateError::File { source, .. }))) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Ok(Ok(Err(error))) => Err(error.into()),
         Ok(Err(error)) => Err(kernel(io::Error::other(error))),
-        Err(_) => {
-            Err(EngineError::StillRunning { container: container.id.short().to_owned(), limit: REMOVAL_LIMIT })
-        }
+        Err(_) => Err(EngineError::StillRunning {
+            container: container.id.short().to_owned(),
+            limit: REMOVAL_LIMIT,
+        }),
     }
 }

@@ -201,7 +201,8 @@ fn environment() -> Vec<(OsString, OsString)> {
     let mut environment: Vec<_> =
         KEPT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?))).collect();
     if environment.iter().all(|(name, _)| name != "PATH") {
-        environment.push(("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
+        environment
+            .push(("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
     }
     environment
 }

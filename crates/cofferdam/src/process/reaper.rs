@@ -92,7 +92,10 @@ impl Reaper {
             Self { state: Mutex::default(), changed: Condvar::new() }
         });
         if fresh {
-            std::thread::Builder::new().name("reaper".into()).stack_size(64 << 10).spawn(|| reaper.reap_forever())?;
+            std::thread::Builder::new()
+                .name("reaper".into())
+                .stack_size(64 << 10)
+                .spawn(|| reaper.reap_forever())?;
         }
         Ok(reaper)
     }
@@ -239,4 +242,3 @@ fn children() -> Vec<i32> {
     }
     pids
 }
-

@@ -191,6 +191,33 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Reads limits as a user writes them: memory such as `64m`, a number of CPUs such as `1.5`, a number of
+    /// processes or -1. What is `None` is not limited.
+    ///
+    /// # Errors
+    /// [`Refused`] names the first value that cannot be right.
+    pub fn parse(memory: Option<&str>, cpus: Option<f64>, pids: Option<i64>) -> Result<Self, Refused> {
+        let memory_bytes = memory.map(parse_memory).transpose()?;
+        let cpu_quota_us = cpus.map(cpu_quota).transpose()?;
+        if let Some(pids) = pids.filter(|pids| *pids != -1 && *pids < 1) {
+            return Err(Refused::new(
+                "--pids-limit",
+                format!("{pids} is not a positive number, nor -1 for no limit"),
+            ));
+        }
+        Ok(Self { memory_bytes, cpu_quota_us, pids })
+    }
+
+    /// These limits, with those of `newer` in place of the ones that it has.
+    #[must_use]
+    pub fn overlaid_with(self, newer: &Self) -> Self {
+        Self {
+            memory_bytes: newer.memory_bytes.or(self.memory_bytes),
+            cpu_quota_us: newer.cpu_quota_us.or(self.cpu_quota_us),
+            pids: newer.pids.or(self.pids),
+        }
+    }
+
     /// Whether nothing is limited.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -250,7 +277,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     if let Some(hostname) = &request.hostname {
         check_hostname(hostname)?;
     }
-    let limits = limits(&request)?;
+    let limits = Limits::parse(request.memory.as_deref(), request.cpus, request.pids_limit)?;
     let stopping = stopping(&request)?;
     let parse = |field: &str, text: &Option<String>| match text {
         Some(text) => NetworkMode::parse(text).map(Some).map_err(|why| Refused::new(field, why)),
@@ -258,10 +285,13 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     };
     let network = parse("--network", &request.network)?;
     let name = match &request.name {
-        Some(text) => Some(text.parse().map_err(|e: crate::id::InvalidId| Refused::new("--name", e.to_string()))?),
+        Some(text) => {
+            Some(text.parse().map_err(|e: crate::id::InvalidId| Refused::new("--name", e.to_string()))?)
+        }
         None => None,
     };
-    let user = request.user.as_deref().map(UserSpec::parse).transpose().map_err(|w| Refused::new("--user", w))?;
+    let user =
+        request.user.as_deref().map(UserSpec::parse).transpose().map_err(|w| Refused::new("--user", w))?;
     let each = |field: &'static str, why: String| Refused::new(field, why);
     let mounts = request
         .mounts
@@ -276,9 +306,11 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     let capabilities = |field: &'static str, names: &[String]| {
         names
             .iter()
-            .map(|name| capability::full_name(name).ok_or_else(|| {
-                Refused::new(field, format!("{} is not a capability of Linux", quote(name)))
-            }))
+            .map(|name| {
+                capability::full_name(name).ok_or_else(|| {
+                    Refused::new(field, format!("{} is not a capability of Linux", quote(name)))
+                })
+            })
             .collect::<Result<Vec<_>, _>>()
     };
     Ok(ContainerPlan {
@@ -356,10 +388,17 @@ pub(crate) fn check_cwd(cwd: &str) -> Result<(), Refused> {
 fn check_hostname(hostname: &str) -> Result<(), Refused> {
     const LIMIT: usize = 63;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
-    if hostname.is_empty() || hostname.len() > LIMIT || !hostname.bytes().all(allowed) || hostname.starts_with('-') {
+    if hostname.is_empty()
+        || hostname.len() > LIMIT
+        || !hostname.bytes().all(allowed)
+        || hostname.starts_with('-')
+    {
         return Err(Refused::new(
             "--hostname",
-            format!("{} is not a host name of 1 to {LIMIT} letters, digits, dots and hyphens", quote(hostname)),
+            format!(
+                "{} is not a host name of 1 to {LIMIT} letters, digits, dots and hyphens",
+                quote(hostname)
+            ),
         ));
     }
     Ok(())
@@ -376,28 +415,13 @@ fn check_cgroup_parent(parent: String) -> Result<String, Refused> {
     Ok(parent)
 }
 
-fn limits(request: &LaunchRequest) -> Result<Limits, Refused> {
-    let memory_bytes = match &request.memory {
-        Some(text) => {
-            let bytes = parse_size(text).map_err(|why| Refused::new("--memory", why))?;
-            if bytes < MEMORY_FLOOR_BYTES {
-                return Err(Refused::new(
-                    "--memory",
-                    format!("{bytes} bytes is too little to start a process in: give at least 6m"),
-                ));
-            }
-            Some(bytes)
-        }
-        None => None,
-    };
-    let cpu_quota_us = match request.cpus {
-        Some(cpus) => Some(cpu_quota(cpus)?),
-        None => None,
-    };
-    if let Some(pids) = request.pids_limit.filter(|pids| *pids != -1 && *pids < 1) {
-        return Err(Refused::new("--pids-limit", format!("{pids} is not a positive number, nor -1 for no limit")));
+fn parse_memory(text: &str) -> Result<u64, Refused> {
+    let bytes = parse_size(text).map_err(|why| Refused::new("--memory", why))?;
+    if bytes < MEMORY_FLOOR_BYTES {
+        let why = format!("{bytes} bytes is too little to start a process in: give at least 6m");
+        return Err(Refused::new("--memory", why));
     }
-    Ok(Limits { memory_bytes, cpu_quota_us, pids: request.pids_limit })
+    Ok(bytes)
 }
 
 fn cpu_quota(cpus: f64) -> Result<u64, Refused> {
@@ -416,9 +440,9 @@ fn cpu_quota(cpus: f64) -> Result<u64, Refused> {
 
 fn stopping(request: &LaunchRequest) -> Result<Stopping, Refused> {
     let signal = match &request.stop_signal {
-        Some(text) => text.parse().map_err(|e: crate::signal::UnknownSignal| {
-            Refused::new("--stop-signal", e.to_string())
-        })?,
+        Some(text) => text
+            .parse()
+            .map_err(|e: crate::signal::UnknownSignal| Refused::new("--stop-signal", e.to_string()))?,
         None => Signal::TERM,
     };
     Ok(Stopping {

@@ -33,7 +33,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let whole: u64 = whole.parse().map_err(|_| error())?;
     let scale = 1_u64 << shift;
     const FRACTION_DIGITS: usize = 9;
-    if fraction.is_empty() || fraction.len() > FRACTION_DIGITS || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+    if fraction.is_empty()
+        || fraction.len() > FRACTION_DIGITS
+        || !fraction.bytes().all(|b| b.is_ascii_digit())
+    {
         return Err(error());
     }
     let parts: u64 = fraction.parse().map_err(|_| error())?;

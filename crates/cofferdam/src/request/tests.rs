@@ -30,7 +30,10 @@ fn a_rootfs_needs_a_command_and_a_bundle_does_not() {
 #[test]
 fn environment_entries_are_checked() {
     for entry in ["", "=x", "A", "A\0=1"] {
-        assert!(refusal(LaunchRequest { env: vec![entry.into()], ..request() }).starts_with("--env: "), "{entry:?}");
+        assert!(
+            refusal(LaunchRequest { env: vec![entry.into()], ..request() }).starts_with("--env: "),
+            "{entry:?}"
+        );
     }
     let long = format!("A={}", "x".repeat(200 * 1024));
     assert!(refusal(LaunchRequest { env: vec![long], ..request() }).contains("bytes long"));
@@ -77,8 +80,22 @@ fn sizes_are_dockers() {
 #[test]
 fn users_are_never_read_as_somebody_else() {
     for text in [
-        "", ":", "a:", ":0", "-1", "4294967295", "4294967296", "2147483648:0", "0x0", "+0", "1:2:3", "a b", "a\n", "0:-1",
-        "1000 ", "1.0",
+        "",
+        ":",
+        "a:",
+        ":0",
+        "-1",
+        "4294967295",
+        "4294967296",
+        "2147483648:0",
+        "0x0",
+        "+0",
+        "1:2:3",
+        "a b",
+        "a\n",
+        "0:-1",
+        "1000 ",
+        "1.0",
     ] {
         assert!(UserSpec::parse(text).is_err(), "{text:?}");
     }
@@ -99,7 +116,10 @@ fn networks_are_checked() {
     for text in ["", "bridge", "ns:", "ns:x", "none:", "host:x"] {
         assert!(NetworkMode::parse(text).is_err(), "{text:?}");
     }
-    assert_eq!(NetworkMode::parse("ns:/run/netns/x"), Ok(NetworkMode::Namespace { path: "/run/netns/x".into() }));
+    assert_eq!(
+        NetworkMode::parse("ns:/run/netns/x"),
+        Ok(NetworkMode::Namespace { path: "/run/netns/x".into() })
+    );
 }
 
 #[test]
@@ -114,7 +134,10 @@ fn resource_limits_are_checked() {
 #[test]
 fn unknown_capabilities_and_signals_are_refused() {
     assert!(refusal(LaunchRequest { cap_add: vec!["FLY".into()], ..request() }).starts_with("--cap-add: "));
-    assert!(refusal(LaunchRequest { stop_signal: Some("NONE".into()), ..request() }).starts_with("--stop-signal: "));
+    assert!(
+        refusal(LaunchRequest { stop_signal: Some("NONE".into()), ..request() })
+            .starts_with("--stop-signal: ")
+    );
     let plan = validate(LaunchRequest { cap_add: vec!["net_raw".into()], ..request() }).unwrap();
     assert_eq!(plan.cap_add, ["CAP_NET_RAW"]);
 }

@@ -92,7 +92,9 @@ impl Diagnose for CommandError {
 
     fn next_step(&self) -> Option<String> {
         Some(match self {
-            Self::NotFound { .. } => "check the spelling, PATH, and that the root filesystem is the right one".into(),
+            Self::NotFound { .. } => {
+                "check the spelling, PATH, and that the root filesystem is the right one".into()
+            }
             Self::InterpreterMissing { needs, .. } => {
                 format!("put {} into the root filesystem, or use a static binary", quote(needs))
             }
@@ -151,7 +153,10 @@ fn search(rootfs: &Rootfs, process: &ProcessFacts<'_>) -> Result<Option<PathBuf>
     }
     Err(match refusal {
         Some(why) => CommandError::NotExecutable { command: command.to_owned(), why },
-        None => CommandError::NotFound { command: command.to_owned(), searched: format!(", nor along PATH={path}") },
+        None => CommandError::NotFound {
+            command: command.to_owned(),
+            searched: format!(", nor along PATH={path}"),
+        },
     })
 }
 
@@ -164,7 +169,10 @@ fn candidate(rootfs: &Rootfs, process: &ProcessFacts<'_>, path: &Path) -> io::Re
             FileType::RegularFile if may_execute(&stat, process.ids) => Verdict::Executable(path),
             FileType::RegularFile => {
                 let mode = stat.st_mode & 0o7777;
-                Verdict::Refused(format!("{} has no execute permission for its user (mode {mode:04o})", path.display()))
+                Verdict::Refused(format!(
+                    "{} has no execute permission for its user (mode {mode:04o})",
+                    path.display()
+                ))
             }
             FileType::Directory => Verdict::Refused(format!("{} is a directory", path.display())),
             _ => Verdict::Refused(format!("{} is not a regular file", path.display())),
@@ -194,10 +202,7 @@ fn check_format(
     let unreadable = |source| CommandError::Unreadable { command: command.clone(), source };
     let mut head = Vec::with_capacity(HEAD_BYTES);
     let limit = u64::try_from(HEAD_BYTES).unwrap_or(u64::MAX);
-    rootfs
-        .open_regular(path)
-        .and_then(|file| file.take(limit).read_to_end(&mut head))
-        .map_err(unreadable)?;
+    rootfs.open_regular(path).and_then(|file| file.take(limit).read_to_end(&mut head)).map_err(unreadable)?;
     let needs = if head.starts_with(elf::ELFMAG.as_slice()) {
         match loader_of(rootfs, path, process.machine) {
             Ok(loader) => loader,
@@ -214,7 +219,9 @@ fn check_format(
     };
     let Some(needs) = needs else { return Ok(()) };
     match candidate(rootfs, process, &Path::new(process.cwd).join(&needs)).map_err(unreadable)? {
-        Verdict::Executable(next) if depth < INTERPRETER_DEPTH => check_format(rootfs, process, &next, depth + 1),
+        Verdict::Executable(next) if depth < INTERPRETER_DEPTH => {
+            check_format(rootfs, process, &next, depth + 1)
+        }
         Verdict::Executable(_) => {
             let why = "its interpreters name each other".to_owned();
             Err(CommandError::NotExecutable { command, why })
@@ -237,8 +244,12 @@ fn loader_of(rootfs: &Rootfs, path: &Path, machine: &str) -> Result<Option<Strin
     let file = rootfs.open_regular(path).map_err(|error| error.to_string())?;
     let data = ReadCache::new(file);
     match object::FileKind::parse(&data) {
-        Ok(object::FileKind::Elf64) => loader_of_class::<elf::FileHeader64<object::Endianness>, _>(&data, machine),
-        Ok(object::FileKind::Elf32) => loader_of_class::<elf::FileHeader32<object::Endianness>, _>(&data, machine),
+        Ok(object::FileKind::Elf64) => {
+            loader_of_class::<elf::FileHeader64<object::Endianness>, _>(&data, machine)
+        }
+        Ok(object::FileKind::Elf32) => {
+            loader_of_class::<elf::FileHeader32<object::Endianness>, _>(&data, machine)
+        }
         Ok(_) | Err(_) => Err("its ELF header is damaged".into()),
     }
 }
@@ -258,7 +269,9 @@ fn loader_of_class<'data, H: FileHeader, R: ReadRef<'data>>(
     };
     let built_for = header.e_machine(endian);
     if !native.contains(&built_for) {
-        return Err(format!("it is built for another machine (ELF machine {}); this one is {machine}", built_for));
+        return Err(format!(
+            "it is built for another machine (ELF machine {built_for}); this one is {machine}"
+        ));
     }
     for segment in header.program_headers(endian, data).map_err(damaged)? {
         if segment.p_filesz(endian).into() > LOADER_PATH_LIMIT {

@@ -78,7 +78,10 @@ fn a_missing_loader_or_interpreter_is_127_and_named() {
     // The test's own binary is a program for this machine, with a dynamic loader.
     fixture.file("bin/dynamic", std::fs::read(std::env::current_exe().unwrap()).unwrap(), 0o755);
     let error = fixture.check("dynamic").unwrap_err();
-    assert!(matches!(&error, CommandError::InterpreterMissing { needs, .. } if needs.contains("/ld-")), "{error}");
+    assert!(
+        matches!(&error, CommandError::InterpreterMissing { needs, .. } if needs.contains("/ld-")),
+        "{error}"
+    );
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{
-    CommandFailure, ContainerStdio, Features, Lacks, ListedContainer, QUERY_LIMIT, RuntimeConfig, RuntimeError,
-    RuntimeKind, RuntimeState, Target, parse_list, parse_state,
+    CommandFailure, ContainerStdio, Features, Lacks, ListedContainer, QUERY_LIMIT, RuntimeConfig,
+    RuntimeError, RuntimeKind, RuntimeState, Target, parse_list, parse_state,
 };
 use crate::error::Code;
 use crate::exit::ProcessEnd;
@@ -61,7 +61,8 @@ impl Binary {
         };
         let program = &self.config.binary;
         let invocation = Invocation { program, args, streams, limit: call.limit };
-        let done = process::run(invocation).await.map_err(|error| RuntimeError::from_invoke(error, call.verb))?;
+        let done =
+            process::run(invocation).await.map_err(|error| RuntimeError::from_invoke(error, call.verb))?;
         if done.end == ProcessEnd::Exited(0) {
             return Ok(done);
         }
@@ -119,7 +120,12 @@ impl Binary {
     }
 
     /// Sends a signal through the runtime.
-    pub(super) async fn kill(&self, target: Target<'_>, signal: Signal, flags: &[&str]) -> Result<(), RuntimeError> {
+    pub(super) async fn kill(
+        &self,
+        target: Target<'_>,
+        signal: Signal,
+        flags: &[&str],
+    ) -> Result<(), RuntimeError> {
         let mut call = Call::new("kill", target, []);
         call.args = flags.iter().map(OsString::from).collect();
         call.after_id = vec![signal.number().to_string().into()];
@@ -137,15 +143,17 @@ impl Binary {
             limit: QUERY_LIMIT,
         };
         let done = self.call(call).await?;
-        parse_list(&done.stdout).map_err(|why| RuntimeError::garbled(&self.config.binary, "list", why, &done.stdout))
+        parse_list(&done.stdout)
+            .map_err(|why| RuntimeError::garbled(&self.config.binary, "list", why, &done.stdout))
     }
 
     /// What the runtime's own `events --stats` gives.
     pub(super) async fn stats(&self, target: Target<'_>) -> Result<Value, RuntimeError> {
         self.need_command("events", None)?;
         let done = self.call(Call::new("events", target, ["--stats"])).await?;
-        serde_json::from_slice(&done.stdout)
-            .map_err(|error| RuntimeError::garbled(&self.config.binary, "events", error.to_string(), &done.stdout))
+        serde_json::from_slice(&done.stdout).map_err(|error| {
+            RuntimeError::garbled(&self.config.binary, "events", error.to_string(), &done.stdout)
+        })
     }
 
     /// Changes limits through the runtime, which reads them from a file in `scratch`.
@@ -181,7 +189,8 @@ impl Binary {
     /// Reads the pid that the runtime wrote.
     pub(super) fn read_pid(&self, verb: &'static str, file: &Path) -> Result<i32, RuntimeError> {
         let wrong = |why: String| RuntimeError::Pid { program: self.config.binary.clone(), verb, why };
-        let text = std::fs::read(file).map_err(|error| wrong(format!("the pid file cannot be read: {error}")))?;
+        let text =
+            std::fs::read(file).map_err(|error| wrong(format!("the pid file cannot be read: {error}")))?;
         parse_pid_file(&text).map_err(wrong)
     }
 

@@ -133,18 +133,25 @@ fn cdi(features: &Features) -> Answer {
         .and_then(serde_json::Value::as_array)
         .is_some_and(|hooks| hooks.iter().any(|hook| hook == "createContainer"));
     match features.kind {
-        RuntimeKind::Runsc if !features.has_flag("nvproxy") => no("no nvproxy in this build, so no device to inject"),
+        RuntimeKind::Runsc if !features.has_flag("nvproxy") => {
+            no("no nvproxy in this build, so no device to inject")
+        }
         RuntimeKind::Runsc if runs_hooks => yes("devices of nvproxy, mounts, environment, and hooks"),
         RuntimeKind::Runsc => {
             yes("devices of nvproxy, mounts and environment; this build skips createContainer hooks")
         }
-        RuntimeKind::Runc | RuntimeKind::Crun | RuntimeKind::Youki => yes("devices, mounts, environment and hooks"),
+        RuntimeKind::Runc | RuntimeKind::Crun | RuntimeKind::Youki => {
+            yes("devices, mounts, environment and hooks")
+        }
     }
 }
 
 fn oom_events(features: &Features, host: &HostFacts) -> Answer {
     let cgroups = &host.cgroups;
-    if features.kind == RuntimeKind::Crun && cgroups.layout == CgroupLayout::Hybrid && cgroups.v2_has_controllers() {
+    if features.kind == RuntimeKind::Crun
+        && cgroups.layout == CgroupLayout::Hybrid
+        && cgroups.v2_has_controllers()
+    {
         return no("crun refuses hosts with controllers on cgroup v1 and v2 at once");
     }
     match (cgroups.layout, cgroups.has("memory"), cgroups.writable) {
@@ -152,13 +159,17 @@ fn oom_events(features: &Features, host: &HostFacts) -> Answer {
         (_, false, _) => no("the memory controller is not there"),
         (_, _, false) => no("this process may not make cgroups"),
         (CgroupLayout::V2, ..) => yes("by oom_kill in memory.events of its cgroup"),
-        (CgroupLayout::V1 | CgroupLayout::Hybrid, ..) => yes("by oom_kill in memory.oom_control of its cgroup"),
+        (CgroupLayout::V1 | CgroupLayout::Hybrid, ..) => {
+            yes("by oom_kill in memory.oom_control of its cgroup")
+        }
     }
 }
 
 fn join_network(features: &Features) -> Answer {
     if features.kernel.mistakes_namespaces_for_root {
-        return no("this build takes every namespace of this kernel for the host's own; fixed in release 20240807");
+        return no(
+            "this build takes every namespace of this kernel for the host's own; fixed in release 20240807",
+        );
     }
     yes(match features.kind {
         RuntimeKind::Runsc => "by its own network stack on the namespace's links",
@@ -208,7 +219,8 @@ mod tests {
     #[test]
     fn answers_follow_the_probe_and_not_the_name() {
         let host = HostFacts::probe();
-        let ask = |capability: Capability, features: &Features| capability.answer(features, &host, &Criu::Missing);
+        let ask =
+            |capability: Capability, features: &Features| capability.answer(features, &host, &Criu::Missing);
         let old = features(RuntimeKind::Runsc, &[], &["checkpoint", "restore"]);
         assert!(!ask(Capability::Gpu, &old).supported);
         assert!(ask(Capability::CheckpointRestore, &old).supported, "gVisor needs no CRIU");

@@ -53,7 +53,9 @@ impl Diagnose for Lacks {
     }
 
     fn next_step(&self) -> Option<String> {
-        self.next.clone().or_else(|| Some("`cofferdam capabilities` shows what each runtime here can do".into()))
+        self.next
+            .clone()
+            .or_else(|| Some("`cofferdam capabilities` shows what each runtime here can do".into()))
     }
 }
 
@@ -145,7 +147,9 @@ impl RuntimeError {
     /// Says whether the runtime failed because it does not know the container.
     pub(crate) fn or_no_container(self, id: &str) -> Self {
         match &self {
-            Self::Failed(failure, _) if log::says_no_container(&failure.all_text()) => Self::NoContainer(id.to_owned()),
+            Self::Failed(failure, _) if log::says_no_container(&failure.all_text()) => {
+                Self::NoContainer(id.to_owned())
+            }
             _ => self,
         }
     }
@@ -192,7 +196,9 @@ impl Diagnose for RuntimeError {
         match self {
             Self::Spawn { .. } => Code::RuntimeMissing,
             Self::TimedOut { .. } => Code::RuntimeTimedOut,
-            Self::Failed(failure, _) => log::command_problem(&failure.all_text()).unwrap_or(Code::RuntimeFailed),
+            Self::Failed(failure, _) => {
+                log::command_problem(&failure.all_text()).unwrap_or(Code::RuntimeFailed)
+            }
             Self::NoContainer(_) => Code::NoSuchContainer,
             Self::Garbled { .. } => Code::RuntimeGarbled,
             Self::Pid { .. } => Code::RuntimePid,
@@ -204,7 +210,9 @@ impl Diagnose for RuntimeError {
 
     fn next_step(&self) -> Option<String> {
         Some(match self {
-            Self::Spawn { .. } => "`cofferdam doctor` says which runtimes are here and how to install one".into(),
+            Self::Spawn { .. } => {
+                "`cofferdam doctor` says which runtimes are here and how to install one".into()
+            }
             Self::TimedOut { .. } => {
                 "it was killed and what it had made was removed; give it longer with --runtime-timeout".into()
             }

@@ -174,7 +174,8 @@ async fn ask(binary: &Path, args: &[&str]) -> Result<String, RuntimeError> {
         streams: Streams::Captured,
         limit: PROBE_LIMIT,
     };
-    let done = process::run(invocation).await.map_err(|error| RuntimeError::from_invoke(error, "--version"))?;
+    let done =
+        process::run(invocation).await.map_err(|error| RuntimeError::from_invoke(error, "--version"))?;
     let mut text = String::from_utf8_lossy(&done.stdout).into_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -189,7 +190,8 @@ fn parse_commands(help: &str) -> BTreeSet<String> {
         .filter(|line| line.starts_with([' ', '\t']))
         .filter_map(|line| {
             let word = line.split_whitespace().next()?.trim_end_matches(',');
-            let is_command = word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.starts_with('-');
+            let is_command =
+                word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') && !word.starts_with('-');
             is_command.then(|| word.to_owned())
         })
         .collect()
@@ -202,7 +204,7 @@ fn parse_flags(help: &str) -> BTreeSet<String> {
         .flat_map(|line| line.split_whitespace().take_while(|word| word.starts_with('-')))
         .map(|word| {
             let word = word.trim_start_matches('-');
-            let end = word.find(|c: char| c == ',' || c == '=' || c == '[').unwrap_or(word.len());
+            let end = word.find([',', '=', '[']).unwrap_or(word.len());
             word[..end].to_owned()
         })
         .filter(|word| !word.is_empty())

@@ -20,9 +20,11 @@ impl Flavor {
                 Self { without_cgroups: &["--rootless", "true"], prints_json: true, refuses_hybrid: false }
             }
             // "cgroups in hybrid mode not supported, drop all controllers from cgroupv2" (1.8.1).
-            RuntimeKind::Crun => {
-                Self { without_cgroups: &["--cgroup-manager=disabled"], prints_json: true, refuses_hybrid: true }
-            }
+            RuntimeKind::Crun => Self {
+                without_cgroups: &["--cgroup-manager=disabled"],
+                prints_json: true,
+                refuses_hybrid: true,
+            },
             // Its `list` knows a table only (0.5.7).
             RuntimeKind::Youki => Self { without_cgroups: &[], prints_json: false, refuses_hybrid: false },
         }

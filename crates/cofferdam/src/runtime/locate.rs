@@ -11,7 +11,8 @@ use crate::error::{Code, Diagnose};
 use crate::id::quote;
 
 /// Where runtimes are installed, beside PATH: a user's own PATH often lacks the sbin directories.
-const USUAL_PLACES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+const USUAL_PLACES: [&str; 6] =
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /// The runtimes that cofferdam knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -89,9 +90,12 @@ impl Diagnose for LocateError {
         Some(match self {
             Self::Unknown(_) => return None,
             Self::Missing(RuntimeKind::Runsc) => {
-                "install gVisor: `apt install runsc` (Debian), or https://gvisor.dev/docs/user_guide/install/".into()
+                "install gVisor: `apt install runsc` (Debian), or https://gvisor.dev/docs/user_guide/install/"
+                    .into()
             }
-            Self::Missing(kind) => format!("install it: `apt install {kind}`, or your system's package of {kind}"),
+            Self::Missing(kind) => {
+                format!("install it: `apt install {kind}`, or your system's package of {kind}")
+            }
             Self::NotExecutable { .. } => "give the path of a runtime's binary".into(),
         })
     }
@@ -131,7 +135,8 @@ pub fn locate(choice: &str, path: Option<&OsStr>) -> Result<(String, PathBuf), L
 }
 
 fn is_executable(binary: &Path) -> bool {
-    std::fs::metadata(binary).is_ok_and(|metadata| metadata.is_file()) && access(binary, Access::EXEC_OK).is_ok()
+    std::fs::metadata(binary).is_ok_and(|metadata| metadata.is_file())
+        && access(binary, Access::EXEC_OK).is_ok()
 }
 
 #[cfg(test)]

@@ -52,9 +52,16 @@ pub(super) fn says_no_container(text: &str) -> bool {
 /// A failure to make a file system, a hook or a socket speaks of missing files too, so the phrases of starting the
 /// process itself have to be there.
 pub(super) fn command_problem(text: &str) -> Option<Code> {
-    let starting = ["exec: ", "executable file", "open executable", "creating process: failed to load", "exec user process", "exec container process"]
-        .iter()
-        .any(|phrase| text.contains(phrase));
+    let starting = [
+        "exec: ",
+        "executable file",
+        "open executable",
+        "creating process: failed to load",
+        "exec user process",
+        "exec container process",
+    ]
+    .iter()
+    .any(|phrase| text.contains(phrase));
     if !starting {
         return None;
     }
@@ -99,7 +106,10 @@ mod tests {
             ("exec /x: exec format error", None),
             ("exec container process `/x`: Exec format error", Some(Code::CommandNotExecutable)),
             ("open executable: Permission denied", Some(Code::CommandNotExecutable)),
-            ("executable file `nope` not found in $PATH: No such file or directory", Some(Code::CommandNotFound)),
+            (
+                "executable file `nope` not found in $PATH: No such file or directory",
+                Some(Code::CommandNotFound),
+            ),
             ("mounting \"/x\" to rootfs: no such file or directory", None),
             ("error running hook: permission denied", None),
         ];

@@ -277,7 +277,9 @@ pub async fn open(config: RuntimeConfig, cache: &Path) -> Result<Arc<dyn Runtime
 /// The driver for a binary with these features.
 pub(crate) fn driver(config: RuntimeConfig, features: Features) -> Arc<dyn Runtime> {
     match features.kind {
-        RuntimeKind::Runc | RuntimeKind::Crun | RuntimeKind::Youki => Arc::new(runc::Runc::new(config, features)),
+        RuntimeKind::Runc | RuntimeKind::Crun | RuntimeKind::Youki => {
+            Arc::new(runc::Runc::new(config, features))
+        }
         RuntimeKind::Runsc => Arc::new(runsc::Runsc::new(config, features)),
     }
 }

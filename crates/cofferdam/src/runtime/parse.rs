@@ -43,7 +43,8 @@ pub struct ListedContainer {
 /// Why it is not one.
 pub fn parse_state(output: &[u8]) -> Result<RuntimeState, String> {
     let value: Value = serde_json::from_slice(output).map_err(|error| error.to_string())?;
-    let text = |key: &str| value.get(key).and_then(Value::as_str).ok_or_else(|| format!("`{key}` is missing"));
+    let text =
+        |key: &str| value.get(key).and_then(Value::as_str).ok_or_else(|| format!("`{key}` is missing"));
     let status = text("status")?;
     Ok(RuntimeState {
         id: text("id")?.to_owned(),
@@ -96,8 +97,10 @@ pub fn parse_process_table(output: &[u8]) -> Result<Vec<ProcessInfo>, String> {
         .filter(|line| !line.trim().is_empty())
         .map(|line| {
             let words: Vec<&str> = line.split_whitespace().collect();
-            let word = |index: usize| words.get(index).copied().ok_or_else(|| format!("a row is cut: {line:?}"));
-            let number = |index: usize| word(index)?.parse::<i32>().map_err(|_| format!("a row has no pid: {line:?}"));
+            let word =
+                |index: usize| words.get(index).copied().ok_or_else(|| format!("a row is cut: {line:?}"));
+            let number =
+                |index: usize| word(index)?.parse::<i32>().map_err(|_| format!("a row has no pid: {line:?}"));
             Ok(ProcessInfo {
                 uid: word(uid)?.to_owned(),
                 pid: number(pid)?,
@@ -151,7 +154,9 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error_and_not_a_state() {
-        for output in [&b""[..], b"null", b"{}", b"[]", b"{\"id\":1}", b"{\"id\":\"a\",\"status\":\"x\"}", b"\xff"] {
+        for output in
+            [&b""[..], b"null", b"{}", b"[]", b"{\"id\":1}", b"{\"id\":\"a\",\"status\":\"x\"}", b"\xff"]
+        {
             assert!(parse_state(output).is_err(), "{output:?}");
         }
         for output in [&b""[..], b"{}", b"[{}]", b"[1]", b"[null]"] {

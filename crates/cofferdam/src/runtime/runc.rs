@@ -11,8 +11,8 @@ use serde_json::Value;
 use super::binary::{Binary, Call};
 use super::flavor::Flavor;
 use super::{
-    CreateCall, ExecCall, Features, KillScope, ListedContainer, ProcessInfo, ResourceUpdate, Runtime, RuntimeConfig,
-    RuntimeError, RuntimeFlags, RuntimeState, Target,
+    CreateCall, ExecCall, Features, KillScope, ListedContainer, ProcessInfo, ResourceUpdate, Runtime,
+    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Target,
 };
 use crate::cgroup::CgroupLayout;
 use crate::host::HostFacts;
@@ -34,7 +34,8 @@ impl Runc {
     }
 
     async fn make(&self, verb: &'static str, call: CreateCall<'_>) -> Result<i32, RuntimeError> {
-        let mut args: Vec<OsString> = vec!["--bundle".into(), call.bundle.into(), "--pid-file".into(), call.pid_file.into()];
+        let mut args: Vec<OsString> =
+            vec!["--bundle".into(), call.bundle.into(), "--pid-file".into(), call.pid_file.into()];
         if let Some(socket) = call.console_socket {
             args.extend(["--console-socket".into(), socket.into()]);
         }
@@ -69,9 +70,14 @@ impl Runtime for Runc {
         host: &HostFacts,
     ) -> Result<RuntimeFlags, PrepareError> {
         let cgroups = &host.cgroups;
-        if self.flavor.refuses_hybrid && cgroups.layout == CgroupLayout::Hybrid && cgroups.v2_has_controllers() {
-            let mut lacks = self.binary.lacks("support for controllers on cgroup v1 and v2 at once".into(), None);
-            lacks.next = Some("use --runtime runc here, or boot with systemd.unified_cgroup_hierarchy=1".into());
+        if self.flavor.refuses_hybrid
+            && cgroups.layout == CgroupLayout::Hybrid
+            && cgroups.v2_has_controllers()
+        {
+            let mut lacks =
+                self.binary.lacks("support for controllers on cgroup v1 and v2 at once".into(), None);
+            lacks.next =
+                Some("use --runtime runc here, or boot with systemd.unified_cgroup_hierarchy=1".into());
             return Err(lacks.into());
         }
         let mut flags = RuntimeFlags::default();
@@ -139,8 +145,9 @@ impl Runtime for Runc {
             return Err(self.binary.lacks("a process list that programs can read".into(), None).into());
         }
         let done = self.binary.call(Call::new("ps", target, ["--format", "json"])).await?;
-        let pids: Vec<i32> = serde_json::from_slice(&done.stdout)
-            .map_err(|error| RuntimeError::garbled(&self.binary.config.binary, "ps", error.to_string(), &done.stdout))?;
+        let pids: Vec<i32> = serde_json::from_slice(&done.stdout).map_err(|error| {
+            RuntimeError::garbled(&self.binary.config.binary, "ps", error.to_string(), &done.stdout)
+        })?;
         Ok(pids.into_iter().filter_map(crate::proc::describe).collect())
     }
 

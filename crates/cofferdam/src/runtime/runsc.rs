@@ -38,7 +38,8 @@ impl Runsc {
     }
 
     async fn make(&self, verb: &'static str, call: CreateCall<'_>) -> Result<i32, RuntimeError> {
-        let mut args: Vec<OsString> = vec!["--bundle".into(), call.bundle.into(), "--pid-file".into(), call.pid_file.into()];
+        let mut args: Vec<OsString> =
+            vec!["--bundle".into(), call.bundle.into(), "--pid-file".into(), call.pid_file.into()];
         if let Some(socket) = call.console_socket {
             args.extend(["--console-socket".into(), socket.into()]);
         }
@@ -233,7 +234,10 @@ fn warn_of_hooks(editor: &mut SpecEditor, features: &Features) {
     for stage in ["createContainer", "startContainer"] {
         let wanted = editor.entries(&format!("/hooks/{stage}")).count();
         if wanted > 0 && !ran.contains(&stage) {
-            editor.warn(format!("{} does not run the {wanted} {stage} hook(s) of the bundle", features.title()));
+            editor.warn(format!(
+                "{} does not run the {wanted} {stage} hook(s) of the bundle",
+                features.title()
+            ));
         }
     }
 }

@@ -90,13 +90,29 @@ mod tests {
     #[test]
     fn versions_are_read_from_verbatim_output() {
         let cases = [
-            ("runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+deb12u1\nspec: 1.0.2-dev\n", RuntimeKind::Runc, RuntimeVersion::Numbered(1, 1, 5)),
+            (
+                "runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+deb12u1\nspec: 1.0.2-dev\n",
+                RuntimeKind::Runc,
+                RuntimeVersion::Numbered(1, 1, 5),
+            ),
             ("runc version 1.4.3\nspec: 1.3.0\n", RuntimeKind::Runc, RuntimeVersion::Numbered(1, 4, 3)),
             ("runc version 1.2.0-rc.1\n", RuntimeKind::Runc, RuntimeVersion::Numbered(1, 2, 0)),
-            ("crun version 1.8.1\ncommit: f8a0\nrundir: /run/crun\n", RuntimeKind::Crun, RuntimeVersion::Numbered(1, 8, 1)),
+            (
+                "crun version 1.8.1\ncommit: f8a0\nrundir: /run/crun\n",
+                RuntimeKind::Crun,
+                RuntimeVersion::Numbered(1, 8, 1),
+            ),
             ("youki version: 0.5.7\ncommit: x\n", RuntimeKind::Youki, RuntimeVersion::Numbered(0, 5, 7)),
-            ("runsc version 0.0~20221219.0\nspec: 1.0.2-dev\n", RuntimeKind::Runsc, RuntimeVersion::Dated(20_221_219)),
-            ("runsc version release-20260817.0\nspec: 1.2.1\n", RuntimeKind::Runsc, RuntimeVersion::Dated(20_260_817)),
+            (
+                "runsc version 0.0~20221219.0\nspec: 1.0.2-dev\n",
+                RuntimeKind::Runsc,
+                RuntimeVersion::Dated(20_221_219),
+            ),
+            (
+                "runsc version release-20260817.0\nspec: 1.2.1\n",
+                RuntimeKind::Runsc,
+                RuntimeVersion::Dated(20_260_817),
+            ),
             ("runsc version VERSION_MISSING\nspec: 1.2.1\n", RuntimeKind::Runsc, RuntimeVersion::Unknown),
         ];
         for (text, kind, version) in cases {
@@ -111,7 +127,10 @@ mod tests {
     fn only_like_versions_compare() {
         let old = RuntimeVersion::Dated(20_240_729);
         assert_eq!(old.at_least(&RuntimeVersion::Dated(20_240_807)), Some(false));
-        assert_eq!(RuntimeVersion::Numbered(1, 10, 0).at_least(&RuntimeVersion::Numbered(1, 9, 9)), Some(true));
+        assert_eq!(
+            RuntimeVersion::Numbered(1, 10, 0).at_least(&RuntimeVersion::Numbered(1, 9, 9)),
+            Some(true)
+        );
         assert_eq!(RuntimeVersion::Unknown.at_least(&old), None);
     }
 

@@ -58,9 +58,9 @@ fn has_env(editor: &SpecEditor, key: &str) -> bool {
 fn set_env(editor: &mut SpecEditor, entries: &[String], reason: &str) {
     for entry in entries {
         let key = entry.split_once('=').map_or(entry.as_str(), |(key, _)| key);
-        let position = editor
-            .entries("/process/env")
-            .position(|old| old.as_str().and_then(|old| old.split_once('=')).is_some_and(|(name, _)| name == key));
+        let position = editor.entries("/process/env").position(|old| {
+            old.as_str().and_then(|old| old.split_once('=')).is_some_and(|(name, _)| name == key)
+        });
         match position {
             Some(position) => editor.set(&format!("/process/env/{position}"), entry.as_str(), reason),
             None => editor.push("/process/env", entry.as_str(), reason),
@@ -96,7 +96,9 @@ fn apply_mounts(editor: &mut SpecEditor, plan: &ContainerPlan) {
 pub(super) fn make_sources_absolute(editor: &mut SpecEditor, bundle: &Path) {
     let mounts: Vec<Value> = editor.entries("/mounts").cloned().collect();
     for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| super::is_bind(mount)) {
-        let Some(source) = mount["source"].as_str().filter(|source| !source.starts_with('/')) else { continue };
+        let Some(source) = mount["source"].as_str().filter(|source| !source.starts_with('/')) else {
+            continue;
+        };
         let absolute = bundle.join(source).to_string_lossy().into_owned();
         editor.set(&format!("/mounts/{index}/source"), absolute, "relative to the given bundle");
     }

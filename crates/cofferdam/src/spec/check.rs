@@ -31,7 +31,10 @@ pub(crate) fn check(spec: &Value) -> Result<(), Refused> {
     let cwd = process.cwd().to_str().unwrap_or_default();
     check_cwd(cwd).map_err(rename("process.cwd"))?;
     if process.user().uid() == NO_ID || process.user().gid() == NO_ID {
-        return Err(Refused::new("process.user", format!("{NO_ID} is no id: the kernel takes it for \"no change\"")));
+        return Err(Refused::new(
+            "process.user",
+            format!("{NO_ID} is no id: the kernel takes it for \"no change\""),
+        ));
     }
     check_mounts(&typed)?;
     check_hooks(spec)

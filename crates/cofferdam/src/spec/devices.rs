@@ -15,7 +15,9 @@ pub(crate) fn is_nvproxy_device(path: &str) -> bool {
     let Some(name) = path.strip_prefix("/dev/") else { return false };
     match name {
         "nvidiactl" | "nvidia-uvm" => true,
-        _ => name.strip_prefix("nvidia").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())),
+        _ => name
+            .strip_prefix("nvidia")
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())),
     }
 }
 
@@ -24,13 +26,18 @@ pub(crate) fn keep_only_nvidia(editor: &mut SpecEditor) -> bool {
     let list = "/linux/devices";
     editor.drop_entries(list, |device| {
         let path = device.get("path").and_then(Value::as_str).unwrap_or_default();
-        (!is_nvproxy_device(path)).then(|| format!("gVisor makes its own /dev, in which {path} would be a dead node"))
+        (!is_nvproxy_device(path))
+            .then(|| format!("gVisor makes its own /dev, in which {path} would be a dead node"))
     });
     let devices: Vec<Value> = editor.entries(list).cloned().collect();
     for (index, device) in devices.iter().enumerate() {
         for (key, value) in [("fileMode", json!(DEVICE_FILE_MODE)), ("uid", json!(0)), ("gid", json!(0))] {
             if device.get(key).is_none_or(Value::is_null) {
-                editor.set(&format!("{list}/{index}/{key}"), value, "gVisor before 20260223 crashes without it");
+                editor.set(
+                    &format!("{list}/{index}/{key}"),
+                    value,
+                    "gVisor before 20260223 crashes without it",
+                );
             }
         }
     }
@@ -46,7 +53,16 @@ mod tests {
         for path in ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia17"] {
             assert!(is_nvproxy_device(path), "{path}");
         }
-        for path in ["", "/dev/", "/dev/nvidia", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset", "/dev/nvidia0x", "/nvidia0", "/dev/dri/card0"] {
+        for path in [
+            "",
+            "/dev/",
+            "/dev/nvidia",
+            "/dev/nvidia-uvm-tools",
+            "/dev/nvidia-modeset",
+            "/dev/nvidia0x",
+            "/nvidia0",
+            "/dev/dri/card0",
+        ] {
             assert!(!is_nvproxy_device(path), "{path}");
         }
     }

@@ -97,8 +97,11 @@ impl SpecEditor {
     /// Takes away what is at a JSON pointer; says whether there was anything.
     pub fn remove(&mut self, path: &str, reason: &str) -> bool {
         let Some((parent, key)) = path.rsplit_once('/') else { return false };
-        let removed =
-            self.value.pointer_mut(parent).and_then(Value::as_object_mut).and_then(|map| map.shift_remove(key));
+        let removed = self
+            .value
+            .pointer_mut(parent)
+            .and_then(Value::as_object_mut)
+            .and_then(|map| map.shift_remove(key));
         let found = removed.is_some_and(|value| !value.is_null());
         if found {
             self.note(path, EditAction::Removed, reason);
@@ -143,7 +146,10 @@ impl SpecEditor {
 /// The place of a pointer, made where it is missing. Keys of ours hold no `~`, so pointers need no unescaping.
 fn slot<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
     path.split('/').skip(1).fold(value, |place, key| {
-        let index = key.parse::<usize>().ok().filter(|index| place.as_array().is_some_and(|list| *index < list.len()));
+        let index = key
+            .parse::<usize>()
+            .ok()
+            .filter(|index| place.as_array().is_some_and(|list| *index < list.len()));
         match index {
             Some(index) => &mut place[index],
             None => {
@@ -195,6 +201,9 @@ mod tests {
         let mut editor = SpecEditor::new(json!({ "linux": null, "a": [{ "b": 1 }] }));
         editor.set("/linux/resources/memory/limit", 5, "limit");
         editor.set("/a/0/b", 2, "index");
-        assert_eq!(editor.value(), &json!({ "linux": { "resources": { "memory": { "limit": 5 } } }, "a": [{ "b": 2 }] }));
+        assert_eq!(
+            editor.value(),
+            &json!({ "linux": { "resources": { "memory": { "limit": 5 } } }, "a": [{ "b": 2 }] })
+        );
     }
 }

@@ -114,10 +114,13 @@ impl Diagnose for PrepareError {
     fn next_step(&self) -> Option<String> {
         match self {
             Self::Refused(refused) => refused.next_step(),
-            Self::Bundle(_) => Some("mend config.json; `cofferdam run --dry-run` checks without starting".into()),
-            Self::HostNetworkImplied => {
-                Some("pass --network none for a network of its own, or --network host if you mean the host's".into())
+            Self::Bundle(_) => {
+                Some("mend config.json; `cofferdam run --dry-run` checks without starting".into())
             }
+            Self::HostNetworkImplied => Some(
+                "pass --network none for a network of its own, or --network host if you mean the host's"
+                    .into(),
+            ),
             Self::CgroupUnavailable { .. } => {
                 Some("run without the limit, or see `cofferdam doctor` for what the cgroups lack".into())
             }
@@ -160,13 +163,15 @@ impl PreparedSpec {
     /// The ids of the container's user and all its groups; `None` where a user namespace changes what they mean.
     #[must_use]
     pub fn ids(&self) -> Option<(u32, Vec<u32>)> {
-        let namespaces = self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
+        let namespaces =
+            self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
         if namespaces.into_iter().any(|namespace| namespace["type"] == "user") {
             return None;
         }
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
         let user = self.value.pointer("/process/user")?;
-        let mut groups: Vec<u32> = user["gid"].as_u64().and_then(|gid| u32::try_from(gid).ok()).into_iter().collect();
+        let mut groups: Vec<u32> =
+            user["gid"].as_u64().and_then(|gid| u32::try_from(gid).ok()).into_iter().collect();
         groups.extend(user["additionalGids"].as_array().into_iter().flatten().filter_map(id));
         Some((user["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0), groups))
     }
@@ -180,7 +185,8 @@ impl PreparedSpec {
     /// Whether the container has a pid namespace of its own, so that all its processes end with the first.
     #[must_use]
     pub fn own_pid_namespace(&self) -> bool {
-        let namespaces = self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
+        let namespaces =
+            self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
         namespaces.into_iter().any(|ns| ns["type"] == "pid" && ns.get("path").is_none_or(|path| path == ""))
     }
 }

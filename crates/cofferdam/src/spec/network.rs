@@ -26,7 +26,9 @@ pub(super) fn choose(editor: &mut SpecEditor, asked: Option<&NetworkMode>) -> Ne
         });
         match mode {
             NetworkMode::Host => {}
-            NetworkMode::None => editor.push("/linux/namespaces", json!({ "type": "network" }), "--network none"),
+            NetworkMode::None => {
+                editor.push("/linux/namespaces", json!({ "type": "network" }), "--network none")
+            }
             NetworkMode::Namespace { path } => editor.push(
                 "/linux/namespaces",
                 json!({ "type": "network", "path": path.to_string_lossy() }),

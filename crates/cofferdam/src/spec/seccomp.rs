@@ -15,10 +15,34 @@ const BY_CAPABILITY: [(&str, &[&str]); 14] = [
     (
         "CAP_SYS_ADMIN",
         &[
-            "bpf", "clone", "clone3", "fanotify_init", "fsconfig", "fsmount", "fsopen", "fspick", "listmount",
-            "lookup_dcookie", "mount", "mount_setattr", "move_mount", "open_tree", "perf_event_open", "pivot_root",
-            "quotactl", "quotactl_fd", "setdomainname", "sethostname", "setns", "statmount", "swapoff", "swapon",
-            "syslog", "umount", "umount2", "unshare",
+            "bpf",
+            "clone",
+            "clone3",
+            "fanotify_init",
+            "fsconfig",
+            "fsmount",
+            "fsopen",
+            "fspick",
+            "listmount",
+            "lookup_dcookie",
+            "mount",
+            "mount_setattr",
+            "move_mount",
+            "open_tree",
+            "perf_event_open",
+            "pivot_root",
+            "quotactl",
+            "quotactl_fd",
+            "setdomainname",
+            "sethostname",
+            "setns",
+            "statmount",
+            "swapoff",
+            "swapon",
+            "syslog",
+            "umount",
+            "umount2",
+            "unshare",
         ],
     ),
     ("CAP_SYS_BOOT", &["kexec_file_load", "kexec_load", "reboot"]),
@@ -27,11 +51,21 @@ const BY_CAPABILITY: [(&str, &[&str]); 14] = [
     ("CAP_SYS_PACCT", &["acct"]),
     ("CAP_SYS_PTRACE", &["kcmp", "pidfd_getfd", "process_madvise", "process_vm_readv", "process_vm_writev"]),
     ("CAP_SYS_RAWIO", &["ioperm", "iopl"]),
-    ("CAP_SYS_TIME", &["clock_adjtime", "clock_adjtime64", "clock_settime", "clock_settime64", "settimeofday", "stime"]),
+    (
+        "CAP_SYS_TIME",
+        &["clock_adjtime", "clock_adjtime64", "clock_settime", "clock_settime64", "settimeofday", "stime"],
+    ),
     ("CAP_SYS_TTY_CONFIG", &["vhangup"]),
     (
         "CAP_SYS_NICE",
-        &["get_mempolicy", "mbind", "migrate_pages", "move_pages", "set_mempolicy", "set_mempolicy_home_node"],
+        &[
+            "get_mempolicy",
+            "mbind",
+            "migrate_pages",
+            "move_pages",
+            "set_mempolicy",
+            "set_mempolicy_home_node",
+        ],
     ),
     ("CAP_SYSLOG", &["syslog"]),
     ("CAP_BPF", &["bpf"]),
@@ -103,16 +137,38 @@ mod tests {
     use super::*;
 
     fn allowed(profile: &Value) -> Vec<&str> {
-        profile["syscalls"][0]["names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
+        profile["syscalls"][0]["names"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap())
+            .collect()
     }
 
     #[test]
     fn the_dangerous_calls_are_off_the_list() {
         let profile = profile("x86_64", &[]);
         for call in [
-            "mount", "bpf", "io_uring_setup", "userfaultfd", "keyctl", "init_module", "setns", "unshare", "reboot",
-            "open_by_handle_at", "process_vm_readv", "perf_event_open", "clone", "clone3", "personality", "socket",
-            "clock_settime", "swapon", "kexec_load", "syslog",
+            "mount",
+            "bpf",
+            "io_uring_setup",
+            "userfaultfd",
+            "keyctl",
+            "init_module",
+            "setns",
+            "unshare",
+            "reboot",
+            "open_by_handle_at",
+            "process_vm_readv",
+            "perf_event_open",
+            "clone",
+            "clone3",
+            "personality",
+            "socket",
+            "clock_settime",
+            "swapon",
+            "kexec_load",
+            "syslog",
         ] {
             assert!(!allowed(&profile).contains(&call), "{call}");
         }
@@ -132,6 +188,10 @@ mod tests {
     fn the_list_is_sorted_names_without_doubles() {
         let names: Vec<&str> = ALLOWED.lines().collect();
         assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
-        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')));
+        assert!(
+            names
+                .iter()
+                .all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+        );
     }
 }

@@ -190,8 +190,7 @@ fn a_namespace_is_joined_or_refused_with_the_reason() {
     let spec = prepare_for(&runsc(), Some(&bundle()), &joined).unwrap();
     assert!(spec.flags.0.contains(&"--network=sandbox".into()));
     assert_eq!(spec.network, NetworkMode::Namespace { path: "/run/netns/x".into() });
-    let blind =
-        runtime_with(RuntimeKind::Runsc, &[], KernelFacts { mistakes_namespaces_for_root: true });
+    let blind = runtime_with(RuntimeKind::Runsc, &[], KernelFacts { mistakes_namespaces_for_root: true });
     assert_eq!(prepare_for(&blind, Some(&bundle()), &joined).unwrap_err().code(), Code::SandboxNetwork);
     prepare_for(&blind, Some(&bundle()), &plan(|_| {})).unwrap();
 }
@@ -199,7 +198,8 @@ fn a_namespace_is_joined_or_refused_with_the_reason() {
 #[test]
 fn nvidia_devices_bring_nvproxy_or_a_refusal() {
     let mut bundle = bundle();
-    bundle["linux"]["devices"] = json!([{ "path": "/dev/nvidiactl", "type": "c", "major": 195, "minor": 255 }]);
+    bundle["linux"]["devices"] =
+        json!([{ "path": "/dev/nvidiactl", "type": "c", "major": 195, "minor": 255 }]);
     let spec = prepare_for(&runsc(), Some(&bundle), &plan(|_| {})).unwrap();
     assert!(spec.flags.0.contains(&"--nvproxy=true".into()));
     let old = runtime_with(RuntimeKind::Runsc, &[], KernelFacts::default());

@@ -63,9 +63,11 @@ impl ContainerLock {
     /// [`StateError::File`], also when the container's folder is gone.
     pub fn attempt(container: &ContainerDir) -> Result<Option<Self>, StateError> {
         let path = container.lock_file();
-        FileLock::attempt(&path, true)
-            .map(|lock| lock.map(Self))
-            .map_err(|source| StateError::File { path, what: "locked", source })
+        FileLock::attempt(&path, true).map(|lock| lock.map(Self)).map_err(|source| StateError::File {
+            path,
+            what: "locked",
+            source,
+        })
     }
 }
 

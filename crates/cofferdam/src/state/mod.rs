@@ -136,7 +136,9 @@ impl Diagnose for StateError {
     fn next_step(&self) -> Option<String> {
         Some(match self {
             Self::Unusable { .. } => "name another with --state-dir or COFFERDAM_STATE_DIR".into(),
-            Self::File { .. } => "see whether the file system of the state directory is full or read-only".into(),
+            Self::File { .. } => {
+                "see whether the file system of the state directory is full or read-only".into()
+            }
             Self::Damaged { path, .. } => {
                 let folder = path.parent().unwrap_or(path).display();
                 format!("keep the file for a bug report, then remove {folder}")
@@ -161,7 +163,9 @@ impl StateDir {
         }
         let length = path.as_os_str().len();
         if length > STATE_PATH_LIMIT {
-            return Err(unusable(format!("its path has {length} bytes; sockets below it allow {STATE_PATH_LIMIT}")));
+            return Err(unusable(format!(
+                "its path has {length} bytes; sockets below it allow {STATE_PATH_LIMIT}"
+            )));
         }
         // runsc's `exec --detach` drops every argument that holds this word, and the root is one.
         if path.to_string_lossy().contains("detach") {
@@ -177,7 +181,10 @@ impl StateDir {
             return Err(unusable(format!("it belongs to the user {}", metadata.uid())));
         }
         if metadata.mode() & 0o077 != 0 {
-            return Err(unusable(format!("others may enter it (mode {:04o}); make it 0700", metadata.mode() & 0o7777)));
+            return Err(unusable(format!(
+                "others may enter it (mode {:04o}); make it 0700",
+                metadata.mode() & 0o7777
+            )));
         }
         for part in ["containers", "names", "runtime", "cache"] {
             make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;
@@ -219,11 +226,14 @@ impl StateDir {
     pub fn create_container(&self, id: &ContainerId) -> Result<(ContainerDir, ContainerLock), StateError> {
         let container = self.container(id);
         let failed = |source| StateError::File { path: container.path.clone(), what: "made", source };
-        let unborn = ContainerDir { id: id.clone(), path: self.path.join("containers").join(format!(".{id}")) };
+        let unborn =
+            ContainerDir { id: id.clone(), path: self.path.join("containers").join(format!(".{id}")) };
         std::fs::DirBuilder::new().mode(0o700).create(&unborn.path).map_err(failed)?;
-        let lock = ContainerLock::attempt(&unborn)?
-            .ok_or_else(|| failed(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked it")))?;
-        let moved = rustix::fs::renameat_with(CWD, &unborn.path, CWD, &container.path, RenameFlags::NOREPLACE);
+        let lock = ContainerLock::attempt(&unborn)?.ok_or_else(|| {
+            failed(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked it"))
+        })?;
+        let moved =
+            rustix::fs::renameat_with(CWD, &unborn.path, CWD, &container.path, RenameFlags::NOREPLACE);
         match moved {
             Ok(()) => Ok((container, lock)),
             Err(errno) => {
@@ -240,7 +250,8 @@ impl StateDir {
     /// [`StateError::File`] when the directory cannot be read.
     pub fn containers(&self) -> Result<Vec<ContainerDir>, StateError> {
         let path = self.path.join("containers");
-        let entries = std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
+        let entries =
+            std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
         Ok(entries
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerId>().ok())
@@ -300,8 +311,11 @@ impl StateDir {
             let container = self.container(&id);
             return if container.path.exists() { Ok(container) } else { Err(missing()) };
         }
-        let mut fitting: Vec<_> =
-            self.containers()?.into_iter().filter(|container| container.id.as_str().starts_with(text)).collect();
+        let mut fitting: Vec<_> = self
+            .containers()?
+            .into_iter()
+            .filter(|container| container.id.as_str().starts_with(text))
+            .collect();
         match (fitting.pop(), fitting.len()) {
             (Some(container), 0) => Ok(container),
             (Some(_), others) => Err(StateError::Ambiguous { text: text.to_owned(), count: others + 1 }),
@@ -329,12 +343,17 @@ impl StateDir {
     pub fn sweep_trash(&self) {
         for entry in std::fs::read_dir(self.path.join("containers")).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_prefix('.')?.parse::<ContainerId>().ok()) else {
+            let Some(id) = name.to_str().and_then(|name| name.strip_prefix('.')?.parse::<ContainerId>().ok())
+            else {
                 continue;
             };
             let trash = ContainerDir { id, path: entry.path() };
             // Made a moment ago, it may not be locked yet.
-            let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|time| time.elapsed().ok());
+            let age = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .ok()
+                .and_then(|time| time.elapsed().ok());
             if age.is_some_and(|age| age > TRASH_AGE) && lock_is_free(&trash).unwrap_or(false) {
                 // Another process may be at it too.
                 let _ = std::fs::remove_dir_all(entry.path());
@@ -348,8 +367,11 @@ impl StateDir {
     /// [`StateError::File`].
     pub fn release_all_names(&self, id: &ContainerId) -> Result<(), StateError> {
         let path = self.path.join("names");
-        let entries = std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
-        for name in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerName>().ok()) {
+        let entries =
+            std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
+        for name in
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerName>().ok())
+        {
             self.release_name(&name, id)?;
         }
         Ok(())

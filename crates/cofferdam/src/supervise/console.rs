@@ -39,7 +39,8 @@ impl ConsoleSocket {
         let (stream, _) = self.listener.accept().await?;
         loop {
             stream.readable().await?;
-            let received = stream.try_io(tokio::io::Interest::READABLE, || receive_descriptor(stream.as_fd()));
+            let received =
+                stream.try_io(tokio::io::Interest::READABLE, || receive_descriptor(stream.as_fd()));
             match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,

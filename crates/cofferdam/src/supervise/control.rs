@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, ExitReport};
+use crate::request::Limits;
 use crate::signal::Signal;
 use crate::state::ContainerDir;
 
@@ -52,6 +53,11 @@ pub enum Request {
     Pause,
     /// Thaw it.
     Resume,
+    /// Change its limits.
+    Update {
+        /// The new ones; what is `None` stays.
+        limits: Limits,
+    },
     /// Answered with the report once the container has ended and been cleared away.
     Wait,
 }
@@ -132,10 +138,13 @@ async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Resu
 
 fn parse(line: &str) -> Result<Request, Failure> {
     let failure = |what: String| Failure { code: Code::InvalidValue, what, why: vec![], next: None };
-    let envelope: Envelope =
-        serde_json::from_str(line).map_err(|error| failure(format!("the request is not understood: {error}")))?;
+    let envelope: Envelope = serde_json::from_str(line)
+        .map_err(|error| failure(format!("the request is not understood: {error}")))?;
     if envelope.version != PROTOCOL_VERSION {
-        let what = format!("the request has version {}; this supervisor speaks {PROTOCOL_VERSION}", envelope.version);
+        let what = format!(
+            "the request has version {}; this supervisor speaks {PROTOCOL_VERSION}",
+            envelope.version
+        );
         return Err(failure(what));
     }
     Ok(envelope.request)

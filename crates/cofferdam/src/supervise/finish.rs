@@ -96,11 +96,9 @@ pub(crate) async fn clear_away(remains: Remains<'_>, errors: &mut Vec<Failure>) 
     {
         errors.push(failure("the container's bundle is left", &error));
     }
-    for file in [
-        remains.container.pid_file(),
-        remains.container.console_socket(),
-        remains.container.control_socket(),
-    ] {
+    for file in
+        [remains.container.pid_file(), remains.container.console_socket(), remains.container.control_socket()]
+    {
         // Most were never made.
         let _ = std::fs::remove_file(file);
     }

@@ -45,7 +45,8 @@ pub(crate) fn end_everything(marks: Marks<'_>) -> io::Result<()> {
         if left.is_empty() {
             break;
         }
-        let held: Vec<(i32, PidFd)> = left.iter().filter_map(|pid| Some((*pid, PidFd::open(*pid).ok()?))).collect();
+        let held: Vec<(i32, PidFd)> =
+            left.iter().filter_map(|pid| Some((*pid, PidFd::open(*pid).ok()?))).collect();
         for (pid, process) in &held {
             tracing::debug!(pid, "killing what is left of the container");
             // ESRCH: it has just ended.
@@ -91,8 +92,8 @@ pub(crate) fn runtime_processes(runtime: &RuntimeConfig, id: &ContainerId) -> Ve
         .filter(|pid| *pid != own)
         .filter(|pid| {
             let args = crate::proc::arguments(*pid);
-            let names_root = args.iter().any(|arg| *arg == joined)
-                || args.windows(2).any(|pair| pair[0] == "--root" && pair[1] == root);
+            let names_root =
+                args.contains(&joined) || args.windows(2).any(|pair| pair[0] == "--root" && pair[1] == root);
             names_root && args.iter().any(|arg| arg == id.as_str())
         })
         .collect()

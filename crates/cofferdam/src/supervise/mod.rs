@@ -19,6 +19,6 @@ pub mod stdio;
 mod supervisor;
 
 pub(crate) use finish::{Remains, clear_away, runtime_words};
-pub(crate) use supervisor::{Launching, Mode, OwnedTarget, Supervisor};
 pub(crate) use supervisor::supervision;
+pub(crate) use supervisor::{Launching, Mode, OwnedTarget, Supervisor};
 pub use supervisor::{StartError, Started};

@@ -24,13 +24,14 @@ use super::finish::{Remains, clear_away, forget, runtime_words};
 use super::stdio::{Pumps, StdioPlan, pipes};
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::{
-    AskedBy, Cause, Death, Evidence, ExitReport, HelperDeath, ProcessEnd, REPORT_VERSION, SentSignal, decide,
+    AskedBy, Cause, Death, ExitReport, HelperDeath, ProcessEnd, REPORT_VERSION, SentSignal, decide,
 };
 use crate::fault::{self, Fault};
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::lifecycle::{Status, Verb};
 use crate::process::{Claim, ClaimError, Reaper};
+use crate::request::Limits;
 use crate::runtime::{CreateCall, KillScope, Runtime, RuntimeError, RuntimeFlags, Target};
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir, StateError};
@@ -287,7 +288,8 @@ impl Supervisor {
         }
         fault::reached("launch.claimed")?;
         self.container.write_record(&self.record)?;
-        let terminal = master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
+        let terminal =
+            master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
         let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
     }
@@ -310,7 +312,8 @@ impl Supervisor {
 
     /// Finds the process that serves a sandbox its files. A sandbox that is dead already has none to lose.
     fn claim_gofer(&self) -> Option<Claim> {
-        let is_gofer = |pid: &i32| crate::proc::arguments(*pid).first().is_some_and(|name| name == "runsc-gofer");
+        let is_gofer =
+            |pid: &i32| crate::proc::arguments(*pid).first().is_some_and(|name| name == "runsc-gofer");
         let pid = self.reaper.strays().into_iter().find(is_gofer)?;
         self.reaper.claim(pid).ok()
     }
@@ -364,7 +367,9 @@ impl Supervisor {
                 return;
             }
             self.thaw().await;
-            self.send(made, Signal::KILL, !self.record.own_pid_namespace, by).await.unwrap_or_else(log_failure);
+            self.send(made, Signal::KILL, !self.record.own_pid_namespace, by)
+                .await
+                .unwrap_or_else(log_failure);
         }
         if self.end_at.is_some_and(|at| at <= now) {
             self.end_at = None;
@@ -399,6 +404,7 @@ impl Supervisor {
             Request::Start => self.start().await,
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
+            Request::Update { limits } => self.update(&limits).await,
         };
         // The caller may have gone.
         let _ = reply.send(match outcome {
@@ -408,7 +414,11 @@ impl Supervisor {
     }
 
     fn check(&self, verb: Verb) -> Result<(), Failure> {
-        let name = self.record.name.as_ref().map_or_else(|| self.container.id.short().to_owned(), ToString::to_string);
+        let name = self
+            .record
+            .name
+            .as_ref()
+            .map_or_else(|| self.container.id.short().to_owned(), ToString::to_string);
         self.record.status.check(verb, &name).map_err(|error| Failure::of(&error))
     }
 
@@ -449,6 +459,18 @@ impl Supervisor {
         self.check(Verb::Resume)?;
         self.runtime.resume(self.target.target()).await.map_err(|error| Failure::of(&error))?;
         self.note(Status::Running);
+        Ok(())
+    }
+
+    async fn update(&mut self, limits: &Limits) -> Result<(), Failure> {
+        self.check(Verb::Update)?;
+        let scratch = self.container.path();
+        self.runtime
+            .update(self.target.target(), limits, scratch)
+            .await
+            .map_err(|error| Failure::of(&error))?;
+        self.record.limits = self.record.limits.overlaid_with(limits);
+        self.note(self.record.status);
         Ok(())
     }
 
@@ -600,7 +622,11 @@ impl Supervisor {
         while let Ok(Command { request, reply }) = commands.try_recv() {
             match request {
                 Request::Wait | Request::Stop { .. } => waiting.push(reply),
-                Request::Start | Request::Kill { .. } | Request::Pause | Request::Resume => {
+                Request::Start
+                | Request::Kill { .. }
+                | Request::Pause
+                | Request::Resume
+                | Request::Update { .. } => {
                     let failure = self.check(Verb::Kill).err();
                     // The caller may have gone.
                     let _ = reply.send(failure.map_or(Answer::Done, Answer::Failed));

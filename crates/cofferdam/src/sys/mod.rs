@@ -9,6 +9,6 @@ mod signal_fd;
 mod wait;
 
 pub(crate) use namespace::{NamespaceKind, namespace_kind, with_fresh_network_namespace};
-pub use pidfd::PidFd;
+pub(crate) use pidfd::PidFd;
 pub(crate) use signal_fd::send_signal;
 pub(crate) use wait::{RawExit, peek_any_child, reap};

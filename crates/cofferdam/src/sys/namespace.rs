@@ -54,7 +54,10 @@ pub(crate) fn namespace_kind(fd: BorrowedFd<'_>) -> Option<NamespaceKind> {
 ///
 /// # Errors
 /// `EPERM` without CAP_SYS_ADMIN.
-#[expect(unsafe_code, reason = "unshare is unsafe in rustix because of the flag CLONE_FILES, which is not used here")]
+#[expect(
+    unsafe_code,
+    reason = "unshare is unsafe in rustix because of the flag CLONE_FILES, which is not used here"
+)]
 pub(crate) fn with_fresh_network_namespace<T: Send + 'static>(
     look: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {

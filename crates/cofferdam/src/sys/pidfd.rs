@@ -13,7 +13,7 @@ use crate::signal::Signal;
 
 /// A process, held by a pidfd: a recycled pid can never be taken for it.
 #[derive(Debug)]
-pub struct PidFd(OwnedFd);
+pub(crate) struct PidFd(OwnedFd);
 
 /// `struct pidfd_info` of the kernel in its first version (linux/pidfd.h, since 6.13; `exit_code` since 6.15).
 #[repr(C)]
@@ -38,9 +38,12 @@ impl PidFd {
     ///
     /// # Errors
     /// `ESRCH` when there is no such process.
-    pub fn open(pid: i32) -> io::Result<Self> {
+    pub(crate) fn open(pid: i32) -> io::Result<Self> {
         // rustix asserts that it is not negative.
-        let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let pid = Some(pid)
+            .filter(|pid| *pid > 0)
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
         Ok(Self(pidfd_open(pid, PidfdFlags::empty())?))
     }
 
@@ -48,7 +51,7 @@ impl PidFd {
     ///
     /// # Errors
     /// `ESRCH` when it is dead and reaped, `EPERM` when this process may not signal it.
-    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         super::send_signal(self.0.as_fd(), signal)
     }
 
@@ -56,7 +59,7 @@ impl PidFd {
     ///
     /// # Errors
     /// What `poll` returns.
-    pub fn has_ended(&self) -> io::Result<bool> {
+    pub(crate) fn has_ended(&self) -> io::Result<bool> {
         self.wait_ended(Duration::ZERO)
     }
 
@@ -64,7 +67,7 @@ impl PidFd {
     ///
     /// # Errors
     /// What `poll` returns.
-    pub fn wait_ended(&self, limit: Duration) -> io::Result<bool> {
+    pub(crate) fn wait_ended(&self, limit: Duration) -> io::Result<bool> {
         let timeout = Timespec::try_from(limit).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         loop {
             match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)) {
@@ -80,7 +83,7 @@ impl PidFd {
     /// # Errors
     /// What registering the descriptor with the event loop returns.
     #[expect(unsafe_code, reason = "tokio leaves it to the caller that the descriptor stays open")]
-    pub async fn ended(&self) -> io::Result<()> {
+    pub(crate) async fn ended(&self) -> io::Result<()> {
         // SAFETY: the descriptor is borrowed from `self`, which outlives the registration.
         let fd = unsafe { AsyncFd::register_with_interest(self.0.as_fd(), tokio::io::Interest::READABLE) }?;
         let _guard = fd.readable().await?;

@@ -60,10 +60,8 @@ pub(super) fn from_raw_status(status: i32) -> Option<RawExit> {
     if libc::WIFEXITED(status) {
         return u8::try_from(libc::WEXITSTATUS(status)).ok().map(RawExit::Exited);
     }
-    libc::WIFSIGNALED(status).then(|| RawExit::Signaled {
-        signal: libc::WTERMSIG(status),
-        core_dumped: libc::WCOREDUMP(status),
-    })
+    libc::WIFSIGNALED(status)
+        .then(|| RawExit::Signaled { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) })
 }
 
 #[cfg(test)]
