@@ -459,6 +459,25 @@ impl fmt::Display for ProcessEnd {
     }
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exited {code}"),
+            Self::Signaled { signal } => write!(f, "ended by {signal}"),
+            Self::OomKilled { .. } => f.write_str("killed by the kernel, out of memory"),
+            Self::TimedOut { limit_ms } => {
+                write!(
+                    f,
+                    "ended after its time limit of {}",
+                    format_duration(Duration::from_millis(*limit_ms))
+                )
+            }
+            Self::StartFailed { failure } => write!(f, "never ran: {failure}"),
+            Self::RuntimeLost { failure } => write!(f, "lost: {failure}"),
+        }
+    }
+}
+
 impl fmt::Display for AskedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -237,22 +237,33 @@ impl Launcher {
 
     /// Makes a container, starts it, and supervises it in this process.
     ///
-    /// Cancel safe: when the future is dropped before it resolves, everything is unmade.
+    /// When `cancel` resolves first, everything is unmade before this returns; [`std::future::pending`] never does.
+    ///
+    /// Cancel safe: when the future is dropped before it resolves, everything is unmade by the supervisor's task.
     ///
     /// # Errors
     /// [`LaunchError`]; nothing is left behind.
-    pub async fn run(&self, prepared: Prepared, stdio: StdioPlan) -> Result<Container, LaunchError> {
-        self.launch(prepared, stdio, Mode::Run).await
+    pub async fn run(
+        &self,
+        prepared: Prepared,
+        stdio: StdioPlan,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Container, LaunchError> {
+        self.launch(prepared, stdio, Mode::Run, cancel).await
     }
 
-    /// Makes a container whose process waits for [`Request::Start`], and supervises it in this process.
-    ///
-    /// Cancel safe: when the future is dropped before it resolves, everything is unmade.
+    /// Makes a container whose process waits for [`Request::Start`], and supervises it in this process. Otherwise like
+    /// [`Launcher::run`].
     ///
     /// # Errors
     /// [`LaunchError`]; nothing is left behind.
-    pub async fn create(&self, prepared: Prepared, stdio: StdioPlan) -> Result<Container, LaunchError> {
-        self.launch(prepared, stdio, Mode::Create).await
+    pub async fn create(
+        &self,
+        prepared: Prepared,
+        stdio: StdioPlan,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Container, LaunchError> {
+        self.launch(prepared, stdio, Mode::Create, cancel).await
     }
 
     async fn launch(
@@ -260,6 +271,7 @@ impl Launcher {
         prepared: Prepared,
         stdio: StdioPlan,
         mode: Mode,
+        cancel: impl Future<Output = ()>,
     ) -> Result<Container, LaunchError> {
         let (container, lock, record) = self.reserve(&prepared)?;
         let id = container.id.clone();
@@ -276,10 +288,18 @@ impl Launcher {
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (started_sender, started) = oneshot::channel();
         // Dropped with this future, it cancels the launch; after the launch nobody listens to it.
-        let (_cancel, cancelled) = oneshot::channel();
+        let (cancel_sender, cancelled) = oneshot::channel();
         let channel = (commands.clone(), receiver);
         let supervisor = tokio::spawn(Supervisor::supervise(launching, channel, started_sender, cancelled));
-        let started = started.await.map_err(|_| LaunchError::SupervisorDied)??;
+        tokio::pin!(started);
+        let started = tokio::select! {
+            started = &mut started => started,
+            () = cancel => {
+                drop(cancel_sender);
+                started.await
+            }
+        };
+        let started = started.map_err(|_| LaunchError::SupervisorDied)??;
         Ok(Container { id, started, commands, supervisor })
     }
 

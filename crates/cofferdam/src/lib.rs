@@ -10,6 +10,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod exit;

@@ -72,6 +72,20 @@ pub struct Row {
     pub labels: BTreeMap<String, String>,
 }
 
+impl Row {
+    /// Whose it is, as far as its state root tells.
+    #[must_use]
+    pub fn owner(&self) -> &'static str {
+        let in_path = |part: &str| self.root.components().any(|component| component.as_os_str() == part);
+        match self.ours {
+            true => "cofferdam",
+            false if in_path("docker") => "docker",
+            false if in_path("containerd") => "containerd",
+            false => "other",
+        }
+    }
+}
+
 /// A list, and what is missing from it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Listing {

@@ -8,6 +8,7 @@ mod exec;
 mod inventory;
 mod monitor;
 mod orphan;
+mod probe;
 mod verbs;
 
 use std::io;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use monitor::{MonitorError, MonitorReply, MonitorRequest, StdioFiles, serve_monitor};
+pub use probe::{Found, RuntimeProbe};
 pub use verbs::RemoveOutcome;
 
 use crate::error::{Code, Diagnose, Failure};

@@ -227,9 +227,9 @@ async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorRe
     std::env::set_current_dir("/").map_err(MonitorError::Process)?;
     let warnings = prepared.spec.warnings.clone();
     let container = if request.start {
-        launcher.run(prepared, stdio).await?
+        launcher.run(prepared, stdio, std::future::pending()).await?
     } else {
-        launcher.create(prepared, stdio).await?
+        launcher.create(prepared, stdio, std::future::pending()).await?
     };
     let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
     *slot = Some(container);

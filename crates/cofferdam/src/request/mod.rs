@@ -231,8 +231,10 @@ pub struct Stopping {
     /// The signal that asks it to.
     pub signal: Signal,
     /// Time between that signal and SIGKILL.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub grace: Duration,
     /// Time after which it is stopped by itself.
+    #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub timeout: Option<Duration>,
 }
 

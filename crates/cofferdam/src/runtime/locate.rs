@@ -124,14 +124,19 @@ pub fn locate(choice: &str, path: Option<&OsStr>) -> Result<(String, PathBuf), L
         return Err(LocateError::NotExecutable { path: binary, why });
     }
     let kind = RuntimeKind::from_name(choice).ok_or_else(|| LocateError::Unknown(choice.to_owned()))?;
+    find_program(kind.binary_name(), path)
+        .map(|binary| (kind.binary_name().to_owned(), binary))
+        .ok_or(LocateError::Missing(kind))
+}
+
+/// Finds a program along PATH, and in the places where programs of root usually are.
+pub(crate) fn find_program(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     let from_path = path.map(std::env::split_paths).into_iter().flatten();
     from_path
         .chain(USUAL_PLACES.iter().map(PathBuf::from))
         .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(kind.binary_name()))
+        .map(|directory| directory.join(name))
         .find(|binary| is_executable(binary))
-        .map(|binary| (kind.binary_name().to_owned(), binary))
-        .ok_or(LocateError::Missing(kind))
 }
 
 fn is_executable(binary: &Path) -> bool {

@@ -7,6 +7,7 @@
 
 mod binary;
 pub mod capabilities;
+mod criu;
 mod failure;
 mod features;
 mod flavor;
@@ -29,6 +30,7 @@ use serde_json::Value;
 
 pub use failure::{CommandFailure, Lacks, RuntimeError};
 pub use features::{Features, KernelFacts};
+pub(crate) use locate::find_program;
 pub use locate::{LocateError, RuntimeKind, locate};
 pub use log::last_error;
 pub use parse::{ListedContainer, RuntimeState, parse_list, parse_process_table, parse_state};
@@ -58,6 +60,7 @@ pub struct RuntimeConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// How long `create`, `run`, `start` and `exec` may take.
+    #[serde(with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
     pub start_limit: Duration,
 }
 

@@ -1,0 +1,266 @@
+//! Options that several commands share, and the small conversions from words to the library's types.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use cofferdam::error::{Code, Failure};
+use cofferdam::request::{LaunchRequest, Limits, Refused, Source};
+use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
+
+use crate::context::Context;
+use crate::output::CliError;
+
+/// What a container is made from and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LaunchArgs {
+    /// Run an OCI bundle: a directory with config.json
+    #[arg(short, long, value_name = "DIR", conflicts_with = "rootfs", help_heading = "Source")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Run a command in a directory that holds a root filesystem
+    #[arg(long, value_name = "DIR", help_heading = "Source")]
+    pub(crate) rootfs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+    /// Name of the container
+    #[arg(long, help_heading = "Container")]
+    pub(crate) name: Option<String>,
+    /// Set an environment variable; KEY alone takes the caller's value
+    #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Container")]
+    pub(crate) env: Vec<String>,
+    /// Read environment variables from a file, one a line
+    #[arg(long, value_name = "FILE", help_heading = "Container")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "DIR", help_heading = "Container")]
+    pub(crate) workdir: Option<String>,
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Container")]
+    pub(crate) user: Option<String>,
+    /// Host name inside the container
+    #[arg(long, value_name = "NAME", help_heading = "Container")]
+    pub(crate) hostname: Option<String>,
+    /// Set a label
+    #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Container")]
+    pub(crate) label: Vec<String>,
+    /// Bind a directory or file of the host into the container
+    #[arg(short, long, value_name = "SOURCE:DESTINATION[:ro]", help_heading = "Container")]
+    pub(crate) volume: Vec<String>,
+    /// none, host, or ns:PATH for a prepared network namespace [default: the bundle's, or none]
+    #[arg(long, value_name = "NETWORK", help_heading = "Container")]
+    pub(crate) network: Option<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Limit a resource of each process, such as nofile=1024:4096
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
+    pub(crate) ulimit: Vec<String>,
+    /// Make the container's cgroup below this one
+    #[arg(long, value_name = "PATH", help_heading = "Limits")]
+    pub(crate) cgroup_parent: Option<String>,
+    /// Mount the root filesystem read-only
+    #[arg(long, help_heading = "Security")]
+    pub(crate) read_only: bool,
+    /// Add a capability of Linux
+    #[arg(long, value_name = "CAPABILITY", help_heading = "Security")]
+    pub(crate) cap_add: Vec<String>,
+    /// Take a capability of Linux away; ALL for all
+    #[arg(long, value_name = "CAPABILITY", help_heading = "Security")]
+    pub(crate) cap_drop: Vec<String>,
+    /// Keep the seccomp profile under gVisor too
+    #[arg(long, help_heading = "Security")]
+    pub(crate) oci_seccomp: bool,
+    /// End the container after this time, such as 30s; exit code 124
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
+    pub(crate) timeout: Option<Duration>,
+    /// The signal that asks the container to end [default: TERM]
+    #[arg(long, value_name = "SIGNAL", help_heading = "Ending")]
+    pub(crate) stop_signal: Option<String>,
+    /// Time between that signal and SIGKILL [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
+    pub(crate) stop_timeout: Option<Duration>,
+}
+
+/// Which runtime.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Runtime")]
+pub(crate) struct RuntimeArgs {
+    /// runc, crun, youki, runsc, gvisor (the same as runsc), or the absolute path of a binary
+    #[arg(
+        long,
+        value_name = "RUNTIME",
+        env = "COFFERDAM_RUNTIME",
+        default_value = "runc",
+        hide_env_values = true
+    )]
+    pub(crate) runtime: String,
+    /// gVisor's platform: systrap, kvm, ptrace [default: the binary's own]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) gvisor_platform: Option<String>,
+    /// How long the runtime may take to make or start a container [default: 60s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) runtime_timeout: Option<Duration>,
+}
+
+/// Limits of a cgroup.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Memory, such as 512m
+    #[arg(short, long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// CPU time, in CPUs, such as 1.5
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) cpus: Option<f64>,
+    /// Processes and threads; -1 for no limit
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub(crate) pids_limit: Option<i64>,
+}
+
+/// A length of time: `90s`, `1m 30s`, or a number of seconds as docker has it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 30s or 5m"))
+}
+
+impl RuntimeArgs {
+    /// Finds the runtime's binary.
+    pub(crate) fn config(&self, context: &Context) -> Result<RuntimeConfig, CliError> {
+        let (name, binary) = locate(&self.runtime, std::env::var_os("PATH").as_deref())?;
+        let root = context.engine.state().runtime_root(&name);
+        let platform = self.gvisor_platform.clone();
+        let start_limit = self.runtime_timeout.unwrap_or(DEFAULT_START_LIMIT);
+        Ok(RuntimeConfig { name, binary, root, platform, start_limit })
+    }
+}
+
+impl LimitArgs {
+    pub(crate) fn parse(&self) -> Result<Limits, CliError> {
+        Ok(Limits::parse(self.memory.as_deref(), self.cpus, self.pids_limit)?)
+    }
+}
+
+impl LaunchArgs {
+    /// The request that these words make.
+    pub(crate) fn request(&self, command: &[String]) -> Result<LaunchRequest, CliError> {
+        let mut request = LaunchRequest::new(self.source(command)?);
+        request.name.clone_from(&self.name);
+        request.args = command.to_vec();
+        request.env = self.environment()?;
+        request.cwd.clone_from(&self.workdir);
+        request.user.clone_from(&self.user);
+        request.hostname.clone_from(&self.hostname);
+        request.mounts.clone_from(&self.volume);
+        request.memory.clone_from(&self.limits.memory);
+        request.cpus = self.limits.cpus;
+        request.pids_limit = self.limits.pids_limit;
+        request.network.clone_from(&self.network);
+        request.read_only = self.read_only;
+        request.cap_add.clone_from(&self.cap_add);
+        request.cap_drop.clone_from(&self.cap_drop);
+        request.ulimits.clone_from(&self.ulimit);
+        request.labels = labels(&self.label);
+        request.oci_seccomp = self.oci_seccomp;
+        request.cgroup_parent.clone_from(&self.cgroup_parent);
+        request.timeout_ms = self.timeout.map(millis);
+        request.stop_signal.clone_from(&self.stop_signal);
+        request.grace_ms = self.stop_timeout.map(millis);
+        Ok(request)
+    }
+
+    fn source(&self, command: &[String]) -> Result<Source, CliError> {
+        match (&self.bundle, &self.rootfs) {
+            (Some(path), _) => Ok(Source::Bundle { path: absolute(path)? }),
+            (None, Some(path)) => Ok(Source::Rootfs { path: absolute(path)? }),
+            (None, None) => Err(CliError(Failure {
+                code: Code::InvalidValue,
+                what: match command.first() {
+                    Some(image) => format!("`{image}` would be an image, and this version runs no images yet"),
+                    None => "there is nothing to run".into(),
+                },
+                why: vec![],
+                next: Some(
+                    "give --rootfs DIR COMMAND or --bundle DIR; `umoci unpack` or `podman export` make one of an image"
+                        .into(),
+                ),
+            })),
+        }
+    }
+
+    fn environment(&self) -> Result<Vec<String>, CliError> {
+        let mut entries = Vec::new();
+        for file in &self.env_file {
+            let text = std::fs::read_to_string(file).map_err(|error| CliError(unreadable(file, &error)))?;
+            let lines =
+                text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            entries.extend(lines.filter_map(with_callers_value));
+        }
+        entries.extend(self.env.iter().filter_map(|entry| with_callers_value(entry)));
+        Ok(entries)
+    }
+}
+
+/// `KEY` alone means the caller's own value, and nothing where the caller has none.
+pub(crate) fn with_callers_value(entry: &str) -> Option<String> {
+    if entry.contains('=') || entry.is_empty() {
+        return Some(entry.to_owned());
+    }
+    let value = std::env::var_os(entry)?;
+    Some(format!("{entry}={}", value.to_string_lossy()))
+}
+
+fn labels(texts: &[String]) -> BTreeMap<String, String> {
+    let split = |text: &String| match text.split_once('=') {
+        Some((key, value)) => (key.to_owned(), value.to_owned()),
+        None => (text.clone(), String::new()),
+    };
+    texts.iter().map(split).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An absolute path: whoever reads the record later may be in another directory.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path).map_err(|error| CliError(unreadable(path, &error)))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure {
+        code: Code::InvalidValue,
+        what: format!("{} cannot be read", path.display()),
+        why: vec![error.to_string()],
+        next: None,
+    }
+}
+
+/// Refuses a combination of options.
+pub(crate) fn refuse(field: &str, why: &str) -> CliError {
+    Refused { field: field.to_owned(), why: why.to_owned() }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_read_as_people_write_them() {
+        assert_eq!(duration("10").unwrap(), Duration::from_secs(10));
+        assert_eq!(duration("1m 30s").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("250ms").unwrap(), Duration::from_millis(250));
+        for text in ["", "x", "-1", "1 parsec"] {
+            assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_alone_takes_the_callers_value() {
+        assert_eq!(with_callers_value("A=1").as_deref(), Some("A=1"));
+        assert_eq!(with_callers_value("=x").as_deref(), Some("=x"), "the library refuses it by name");
+        assert!(with_callers_value("PATH").unwrap().starts_with("PATH="));
+        assert_eq!(with_callers_value("COFFERDAM_TEST_UNSET_VARIABLE"), None);
+    }
+}

@@ -1,0 +1,340 @@
+//! The grammar of the command line. Where docker has a word for something, it is docker's word.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use cofferdam::signal::Signal;
+
+use crate::args::{LaunchArgs, LimitArgs, duration};
+
+/// Runs untrusted and GPU workloads in containers: one lifecycle over runc, crun, youki and gVisor, and the truth
+/// about how each container ended.
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Where containers are written down [default: /run/cofferdam]
+    #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_STATE_DIR", hide_env_values = true)]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// What is logged to standard error: error, warn, info, debug, trace
+    #[arg(long, global = true, value_name = "LEVEL", env = "COFFERDAM_LOG", default_value = "warn")]
+    #[arg(hide_env_values = true)]
+    pub(crate) log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a command in a new container and end with its exit code
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Make a container whose process waits for `start`
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create(Box<CreateArgs>),
+    /// Let the process of created containers run
+    Start {
+        #[command(flatten)]
+        containers: Containers,
+    },
+    /// Wait until containers have ended and print their exit codes
+    Wait(WaitArgs),
+    /// Run another command in a running container
+    #[command(after_help = EXEC_EXAMPLES)]
+    Exec(ExecArgs),
+    /// Send a signal to containers
+    Kill(KillArgs),
+    /// End containers: a signal, a time of grace, SIGKILL
+    Stop(StopArgs),
+    /// Forget containers that have ended
+    Rm(RmArgs),
+    /// List containers, of every runtime and state root on this machine
+    #[command(after_help = PS_EXAMPLES)]
+    Ps(PsArgs),
+    /// List all containers with their state roots and bundles (`ps --all --wide`)
+    #[command(visible_alias = "ls")]
+    List(PsArgs),
+    /// Print all that is known of containers, as JSON
+    Inspect(InspectArgs),
+    /// Print a container's state in the form of the OCI runtime specification
+    State {
+        /// Name, id, or the beginning of an id
+        container: String,
+    },
+    /// Freeze the processes of containers
+    Pause {
+        #[command(flatten)]
+        containers: Containers,
+    },
+    /// Thaw the processes of containers
+    Unpause {
+        #[command(flatten)]
+        containers: Containers,
+    },
+    /// Change the limits of containers
+    Update {
+        #[command(flatten)]
+        limits: LimitArgs,
+        #[command(flatten)]
+        containers: Containers,
+    },
+    /// List the processes of a container
+    Top {
+        /// Name, id, or the beginning of an id
+        container: String,
+    },
+    /// Print facts about this host and the runtimes on it
+    Info {
+        /// table, json, or a template such as '{{.Kernel}}'
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<String>,
+    },
+    /// Print what each runtime here can do, and the reason for each no
+    Capabilities {
+        /// Runtimes, by name or by the path of a binary; all that are installed without it
+        #[arg(value_name = "RUNTIME")]
+        runtimes: Vec<String>,
+        /// table or json
+        #[arg(long, value_name = "FORMAT")]
+        format: Option<String>,
+    },
+    /// Check this host, and say how to mend what is wrong. Ends with 1 if a check fails
+    Doctor {
+        /// text or json
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        format: DoctorFormat,
+    },
+    /// Explain an error code, such as E0115
+    Explain {
+        /// The code; without one, all are listed
+        code: Option<String>,
+    },
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Supervise one container (started by cofferdam itself)
+    #[command(hide = true)]
+    Monitor,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum DoctorFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Containers {
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub(crate) containers: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
+    /// Run in the background and print the id
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Forget the container once it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Write the id to a file, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// Print the final specification and why it was changed, and start nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print on standard error how long each step took
+    #[arg(long)]
+    pub(crate) timings: bool,
+    #[command(flatten)]
+    pub(crate) streams: StreamArgs,
+    /// The command and its arguments; for a bundle, they replace its own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
+    /// Forget the container once it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Write the id to a file, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) streams: StreamArgs,
+    /// The command and its arguments; for a bundle, they replace its own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Where the streams of a container go that has no foreground.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Streams of a container in the background")]
+pub(crate) struct StreamArgs {
+    /// Read standard input from a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stdin: Option<PathBuf>,
+    /// Append standard output to a file; without it, it is only counted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stdout: Option<PathBuf>,
+    /// Append standard error to a file; without it, it is only counted
+    #[arg(long, value_name = "FILE")]
+    pub(crate) stderr: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Give up after this time, such as 30s, with exit code 124
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// json, or a template such as '{{.cause.kind}}'; without it, the exit code
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    #[command(flatten)]
+    pub(crate) containers: Containers,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set an environment variable; KEY alone takes the caller's value
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Working directory inside the container
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// User, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Name, id, or the beginning of an id
+    pub(crate) container: String,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// The signal, by name or number
+    #[arg(short, long, value_name = "SIGNAL", default_value = "KILL")]
+    pub(crate) signal: Signal,
+    /// Send it to every process of the container
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) containers: Containers,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StopArgs {
+    /// The signal, instead of the container's own
+    #[arg(short, long, value_name = "SIGNAL")]
+    pub(crate) signal: Option<Signal>,
+    /// Time until SIGKILL, such as 10s, instead of the container's own
+    #[arg(short, long, value_name = "DURATION", value_parser = duration, visible_alias = "timeout")]
+    pub(crate) time: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) containers: Containers,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// End containers that run, and forget containers that are not there without complaint
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) containers: Containers,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PsArgs {
+    /// List containers that have ended too
+    #[arg(short, long)]
+    pub(crate) all: bool,
+    /// Print ids alone
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Print whole ids and commands
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
+    /// Print state roots and bundles too
+    #[arg(long)]
+    pub(crate) wide: bool,
+    /// List the containers of cofferdam alone
+    #[arg(long)]
+    pub(crate) own: bool,
+    /// Look at another state root too, such as runsc=/var/lib/runsc
+    #[arg(long, value_name = "RUNTIME=DIR")]
+    pub(crate) root: Vec<String>,
+    /// List those that fit: status=, name=, id=, label=, runtime=, owner=, root=, exited=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// table, json, or a template such as '{{.ID}} {{.Status}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// json, or a template such as '{{.State.Pid}}'
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// Print the specification that the runtime got, instead
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) spec: bool,
+    #[command(flatten)]
+    pub(crate) containers: Containers,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  cofferdam run --rm --rootfs /srv/alpine echo hello
+  cofferdam run --rm -it --runtime gvisor -m 256m --rootfs /srv/alpine sh
+  cofferdam run --bundle /srv/bundle --timeout 30s
+  cofferdam run --dry-run --runtime gvisor --bundle /srv/bundle
+
+Exit code: the command's own; 128+n for a signal; 137 also when out of memory; 124 for --timeout;
+125 when cofferdam or the runtime failed; 126 and 127 when the command cannot be executed or found.";
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  cofferdam create --name web --rootfs /srv/alpine sleep 60
+  cofferdam start web && cofferdam wait web";
+
+const EXEC_EXAMPLES: &str = "\
+Examples:
+  cofferdam exec web ps
+  cofferdam exec -it -u nobody web sh";
+
+const PS_EXAMPLES: &str = "\
+Examples:
+  cofferdam ps
+  cofferdam ps --all --filter runtime=runsc --format '{{.ID}} {{.Root}}'";

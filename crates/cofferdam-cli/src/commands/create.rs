@@ -1,0 +1,84 @@
+//! `create` and `run --detach`: containers that a monitor supervises.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use cofferdam::engine::{MonitorReply, MonitorRequest, StdioFiles};
+use cofferdam::request::LaunchRequest;
+use cofferdam::runtime::RuntimeConfig;
+
+use crate::args::{absolute, refuse};
+use crate::cli::{CreateArgs, StreamArgs};
+use crate::context::Context;
+use crate::output::{CliError, print, warn};
+
+pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
+    let mut request = args.launch.request(&args.command)?;
+    request.remove = args.rm;
+    let config = args.launch.runtime.config(context)?;
+    detached(context, config, request, false, &args.streams, args.cidfile.as_deref()).await
+}
+
+/// Makes a container in the background, and prints its id.
+pub(super) async fn detached(
+    context: &Context,
+    config: RuntimeConfig,
+    launch: LaunchRequest,
+    start: bool,
+    streams: &StreamArgs,
+    cidfile: Option<&Path>,
+) -> Result<u8, CliError> {
+    let cidfile = cidfile.map(IdFile::reserve).transpose()?;
+    let mut request = MonitorRequest::new(context.engine.state().path(), config, launch, start);
+    let file = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
+    request.stdio = StdioFiles {
+        stdin: file(&streams.stdin)?,
+        stdout: file(&streams.stdout)?,
+        stderr: file(&streams.stderr)?,
+    };
+    let program = std::env::current_exe().map_err(|error| CliError::internal("own binary", &error))?;
+    match context.engine.detach(&program, &["monitor"], &request).await? {
+        MonitorReply::Made { id, warnings, .. } => {
+            warnings.iter().for_each(warn);
+            if let Some(file) = cidfile {
+                file.fill(id.as_str())?;
+            }
+            print(&id)?;
+            Ok(0)
+        }
+        MonitorReply::Failed(failure) => Err(CliError(failure)),
+    }
+}
+
+/// A file for the id, made before the container so that two callers cannot share it. Goes if it is not filled.
+#[derive(Debug)]
+pub(super) struct IdFile {
+    path: PathBuf,
+    file: std::fs::File,
+    filled: bool,
+}
+
+impl IdFile {
+    pub(super) fn reserve(path: &Path) -> Result<Self, CliError> {
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+        let file = file.map_err(|error| refuse("--cidfile", &format!("{}: {error}", path.display())))?;
+        Ok(Self { path: path.to_owned(), file, filled: false })
+    }
+
+    pub(super) fn fill(mut self, id: &str) -> Result<(), CliError> {
+        self.file.write_all(id.as_bytes()).map_err(|error| {
+            CliError::internal(&format!("{} cannot be written", self.path.display()), &error)
+        })?;
+        self.filled = true;
+        Ok(())
+    }
+}
+
+impl Drop for IdFile {
+    fn drop(&mut self) {
+        if !self.filled {
+            // It is empty, and ours.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}

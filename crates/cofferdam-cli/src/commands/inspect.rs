@@ -1,0 +1,68 @@
+//! `inspect` and `state`: all that is known of a container, and the OCI's part of it.
+
+use cofferdam::engine::View;
+use serde_json::{Value, json};
+
+use crate::cli::InspectArgs;
+use crate::context::Context;
+use crate::output::{CliError, OUR_FAILURE, print, print_failure, print_json};
+use crate::template::Template;
+
+pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<u8, CliError> {
+    let template =
+        args.format.as_deref().filter(|format| *format != "json").map(Template::parse).transpose()?;
+    let (mut values, mut code) = (Vec::new(), 0);
+    for name in &args.containers.containers {
+        let value = match context.engine.find(name).await {
+            Ok(view) if args.spec => {
+                cofferdam::bundle::read_config(&view.container.bundle()).map_err(CliError::from)
+            }
+            Ok(view) => describe(&view),
+            Err(error) => Err(error.into()),
+        };
+        match value {
+            Ok(value) => values.push(value),
+            Err(error) => {
+                print_failure(&error.0);
+                code = OUR_FAILURE;
+            }
+        }
+    }
+    match template {
+        Some(template) => {
+            for value in &values {
+                print(template.render(value)?)?;
+            }
+        }
+        None => print_json(&values)?,
+    }
+    Ok(code)
+}
+
+fn describe(view: &View) -> Result<Value, CliError> {
+    let no_json = |error: serde_json::Error| CliError::internal("no JSON", &error);
+    let mut value = serde_json::to_value(&view.record).map_err(no_json)?;
+    let report = view.report.as_ref();
+    value["state"] = json!({
+        "status": view.status(),
+        "supervised": view.supervised,
+        "pid": view.record.process.as_ref().map(|process| process.pid).filter(|_| report.is_none()),
+        "started": view.record.started,
+        "finished": report.map(|report| report.ended),
+        "exit_code": report.map(|report| report.cause.shell_code()),
+        "cause": report.map(|report| report.cause.word()),
+        "oom_killed": report.map(|report| report.cause.word() == "oom-killed"),
+        "explanation": report.and_then(cofferdam::exit::ExitReport::death_line),
+    });
+    value["report"] = serde_json::to_value(report).map_err(no_json)?;
+    value["edits"] = serde_json::to_value(view.container.read_edits()).map_err(no_json)?;
+    Ok(value)
+}
+
+pub(super) async fn state(context: &Context, container: &str) -> Result<u8, CliError> {
+    let state = context.engine.oci_state(container).await?;
+    let mut value = serde_json::to_value(&state).map_err(|error| CliError::internal("no JSON", &error))?;
+    value["ociVersion"] = "1.0.2".into();
+    print_json(&value)?;
+    Ok(0)
+}

@@ -1,0 +1,87 @@
+//! One file a command, or a family of them.
+
+mod create;
+mod doctor;
+mod exec;
+mod explain;
+mod info;
+mod inspect;
+mod limits;
+mod ps;
+mod run;
+mod signals;
+mod wait;
+
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+use crate::output::{CliError, OUR_FAILURE, print, print_failure};
+
+/// Runs a command and gives the exit code of this process.
+pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
+    match cli.command {
+        // These need no state directory.
+        Command::Explain { code } => return explain::explain(code.as_deref()),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut anstream::stdout());
+            return Ok(0);
+        }
+        Command::Monitor => {
+            cofferdam::engine::serve_monitor().await?;
+            return Ok(0);
+        }
+        _ => {}
+    }
+    let context = Context::open(&cli.global)?;
+    let engine = &context.engine;
+    match cli.command {
+        Command::Run(args) => run::run(&context, *args).await,
+        Command::Create(args) => create::create(&context, *args).await,
+        Command::Start { containers } => {
+            each(&containers.containers, async |name| Ok(engine.start(name).await?)).await
+        }
+        Command::Wait(args) => wait::wait(&context, args).await,
+        Command::Exec(args) => exec::exec(&context, args).await,
+        Command::Kill(args) => signals::kill(&context, args).await,
+        Command::Stop(args) => signals::stop(&context, args).await,
+        Command::Rm(args) => signals::remove(&context, args).await,
+        Command::Ps(args) => ps::ps(&context, args).await,
+        Command::List(mut args) => {
+            (args.all, args.wide) = (true, true);
+            ps::ps(&context, args).await
+        }
+        Command::Inspect(args) => inspect::inspect(&context, args).await,
+        Command::State { container } => inspect::state(&context, &container).await,
+        Command::Pause { containers } => {
+            each(&containers.containers, async |name| Ok(engine.pause(name).await?)).await
+        }
+        Command::Unpause { containers } => {
+            each(&containers.containers, async |name| Ok(engine.resume(name).await?)).await
+        }
+        Command::Update { limits, containers } => limits::update(&context, &limits, &containers).await,
+        Command::Top { container } => limits::top(&context, &container).await,
+        Command::Info { format } => info::info(&context, format.as_deref()).await,
+        Command::Capabilities { runtimes, format } => {
+            info::capabilities(&context, &runtimes, format.as_deref()).await
+        }
+        Command::Doctor { format } => doctor::doctor(&context, format).await,
+        Command::Explain { .. } | Command::Completion { .. } | Command::Monitor => Ok(0),
+    }
+}
+
+/// Does something to each of several containers and prints the name of each that it was done to, as docker does. Goes
+/// on after a failure.
+async fn each(names: &[String], action: impl AsyncFn(&str) -> Result<(), CliError>) -> Result<u8, CliError> {
+    let mut code = 0;
+    for name in names {
+        match action(name).await {
+            Ok(()) => print(name)?,
+            Err(error) => {
+                print_failure(&error.0);
+                code = OUR_FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}

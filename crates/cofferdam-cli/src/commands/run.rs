@@ -1,0 +1,200 @@
+//! `run`: a container in the foreground, supervised by this very process.
+
+use std::time::{Duration, Instant};
+
+use cofferdam::exit::{AskedBy, ExitReport, format_duration};
+use cofferdam::launch::{Container, Launcher, Prepared, ask};
+use cofferdam::signal::Signal;
+use cofferdam::spec::{EditAction, PreparedSpec};
+use cofferdam::supervise::control::{Command as SupervisorCommand, Request};
+use cofferdam::supervise::stdio::StdioPlan;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::create::{IdFile, detached};
+use crate::args::refuse;
+use crate::cli::RunArgs;
+use crate::context::Context;
+use crate::forward::{Incoming, PATIENCE, asks_for_end};
+use crate::output::{CliError, note, print_json, warn};
+use crate::terminal::{RawMode, copy_size, stdin_is_terminal};
+
+pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
+    let mut request = args.launch.request(&args.command)?;
+    (request.terminal, request.remove) = (args.tty, args.rm);
+    let config = args.launch.runtime.config(context)?;
+    if args.detach && !args.dry_run {
+        if args.interactive {
+            return Err(refuse(
+                "--interactive",
+                "a container in the background has no caller to read from; use --stdin",
+            ));
+        }
+        return detached(context, config, request, true, &args.streams, args.cidfile.as_deref()).await;
+    }
+    if args.tty && args.interactive && !stdin_is_terminal() {
+        return Err(refuse("--tty", "standard input is not a terminal"));
+    }
+    let mut clock = Clock::start();
+    let launcher = context.engine.launcher(config).await?;
+    let prepared = launcher.prepare(request)?;
+    clock.lap("prepare");
+    if args.dry_run {
+        return explain_spec(&prepared.spec);
+    }
+    prepared.spec.warnings.iter().for_each(warn);
+    let cidfile = args.cidfile.as_deref().map(IdFile::reserve).transpose()?;
+    let stdio =
+        StdioPlan::inherit(args.interactive).map_err(|error| CliError::internal("own streams", &error))?;
+    let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
+    let (container, raw_mode) = launch(&launcher, prepared, stdio, args.tty, &mut incoming).await?;
+    clock.lap("create and start");
+    if let Some(file) = cidfile {
+        file.fill(container.id.as_str())?;
+    }
+    let report = attend(container, incoming).await?;
+    drop(raw_mode);
+    clock.end(&report);
+    if args.timings {
+        note(clock);
+    }
+    Ok(conclude(&report))
+}
+
+/// Makes the container and starts its process. With a terminal, its size is set before the process runs.
+async fn launch(
+    launcher: &Launcher,
+    prepared: Prepared,
+    stdio: StdioPlan,
+    tty: bool,
+    incoming: &mut Incoming,
+) -> Result<(Container, Option<RawMode>), CliError> {
+    let cancel = async {
+        incoming.asked_to_end().await;
+    };
+    if !tty {
+        return Ok((launcher.run(prepared, stdio, cancel).await?, None));
+    }
+    let container = launcher.create(prepared, stdio, cancel).await?;
+    let raw_mode = if stdin_is_terminal() {
+        Some(RawMode::enter().map_err(|error| CliError::internal("raw mode", &error))?)
+    } else {
+        None
+    };
+    if let Some(terminal) = &container.started.terminal {
+        copy_size(terminal);
+    }
+    match container.ask(Request::Start).await {
+        Ok(_) => {}
+        // It has ended, and its report says how.
+        Err(failure) => tracing::debug!(%failure, "the start failed"),
+    }
+    Ok((container, raw_mode))
+}
+
+/// Waits for the end of the container and passes signals on meanwhile.
+async fn attend(mut container: Container, mut incoming: Incoming) -> Result<ExitReport, CliError> {
+    let commands = container.commands();
+    let terminal = container.started.terminal.take();
+    let ended = container.wait();
+    tokio::pin!(ended);
+    let mut asked = 0;
+    loop {
+        tokio::select! {
+            report = &mut ended => return Ok(report?),
+            signal = incoming.next() => match (signal, &terminal) {
+                (Signal::WINCH, Some(terminal)) => copy_size(terminal),
+                (Signal::WINCH, None) => {}
+                (signal, _) => {
+                    asked += usize::from(asks_for_end(signal));
+                    pass_on(&commands, signal, asked);
+                }
+            },
+        }
+    }
+}
+
+fn pass_on(commands: &mpsc::Sender<SupervisorCommand>, signal: Signal, asked: usize) {
+    let signal = match asked {
+        PATIENCE.. if asks_for_end(signal) => Signal::KILL,
+        // The next one is the last.
+        asked if asked + 1 == PATIENCE && asks_for_end(signal) => {
+            note("the container has not ended yet; once more kills it");
+            signal
+        }
+        _ => signal,
+    };
+    let commands = commands.clone();
+    tokio::spawn(async move {
+        let request = Request::Kill { signal, all: false, by: AskedBy::Forwarded };
+        if let Err(failure) = ask(&commands, request).await {
+            tracing::debug!(%failure, "the signal was not passed on");
+        }
+    });
+}
+
+/// Says how the container ended, where that is not plain, and gives the exit code.
+fn conclude(report: &ExitReport) -> u8 {
+    if let Some(line) = report.death_line() {
+        note(line);
+    }
+    for left in &report.cleanup {
+        warn(format_args!("clean-up: {left}"));
+    }
+    report.cause.shell_code()
+}
+
+/// Prints the specification on standard output, and the reasons on standard error.
+fn explain_spec(spec: &PreparedSpec) -> Result<u8, CliError> {
+    print_json(&spec.value)?;
+    for edit in &spec.edits {
+        let action = match edit.action {
+            EditAction::Added => "added",
+            EditAction::Changed => "changed",
+            EditAction::Removed => "removed",
+        };
+        note(format_args!("{action} {}: {}", edit.path, edit.reason));
+    }
+    if !spec.flags.0.is_empty() {
+        note(format_args!("flags of the runtime: {}", spec.flags.0.join(" ")));
+    }
+    spec.warnings.iter().for_each(warn);
+    Ok(0)
+}
+
+/// How long the steps of a run took.
+#[derive(Debug)]
+struct Clock {
+    last: Instant,
+    laps: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { last: Instant::now(), laps: vec![] }
+    }
+
+    fn lap(&mut self, step: &'static str) {
+        self.laps.push((step, self.last.elapsed()));
+        self.last = Instant::now();
+    }
+
+    /// Divides the last lap at the moment at which the end was seen.
+    fn end(&mut self, report: &ExitReport) {
+        let since_end = Timestamp::now().duration_since(report.ended).try_into().unwrap_or_default();
+        self.laps.push(("run", self.last.elapsed().saturating_sub(since_end)));
+        self.laps.push(("report and clean up", since_end.min(self.last.elapsed())));
+    }
+}
+
+impl std::fmt::Display for Clock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (position, (step, took)) in self.laps.iter().enumerate() {
+            let rounded =
+                Duration::from_micros(u64::try_from(took.as_micros()).unwrap_or(u64::MAX) / 100 * 100);
+            let separator = if position == 0 { "" } else { " | " };
+            write!(f, "{separator}{step} {}", format_duration(rounded))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! What every command begins with: the state directory and its engine.
+
+use std::path::PathBuf;
+
+use cofferdam::engine::Engine;
+use cofferdam::state::DEFAULT_STATE_DIR;
+
+use crate::cli::Global;
+use crate::output::CliError;
+
+/// The engine of the state directory that the user means.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) engine: Engine,
+}
+
+impl Context {
+    pub(crate) fn open(global: &Global) -> Result<Self, CliError> {
+        let path = global.state_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+        Ok(Self { engine: Engine::open(&path)? })
+    }
+}

@@ -1,0 +1,78 @@
+//! The binary `cofferdam`: reads the command line, calls the library, prints what it says.
+//!
+//! Invariant: standard output is for what was asked for (a container's own bytes, a table, JSON); everything that
+//! cofferdam has to say besides goes to standard error. Not here: any decision about containers.
+
+mod args;
+mod cli;
+mod commands;
+mod context;
+mod filter;
+mod forward;
+mod output;
+mod table;
+mod template;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use cofferdam::error::{Code, Failure};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Cli;
+use crate::output::{CliError, OUR_FAILURE};
+
+fn main() -> ExitCode {
+    let _armed = cofferdam::fault::arm();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    log_to_stderr(&cli.global.log_level);
+    // One thread: a container's bytes are moved by threads of their own, and a small process starts fast.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(commands::dispatch(cli));
+            // A thread may still read our standard input, which nobody can interrupt.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(CliError::internal("the event loop cannot be started", &error)),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::print_failure(&error.0);
+            ExitCode::from(OUR_FAILURE.max(cofferdam::exit::shell_code_of_failure(error.0.code)))
+        }
+    }
+}
+
+/// Prints what clap has to say: help on standard output, a mistake as an error of ours.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A reader that has gone (`cofferdam --help | head`) is no failure.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty());
+    let what = lines.next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let why =
+        lines.filter(|line| !line.starts_with("For more information")).map(|line| line.trim().to_owned());
+    output::print_failure(&Failure {
+        code: Code::InvalidValue,
+        what,
+        why: why.collect(),
+        next: Some("`cofferdam help COMMAND` explains each command".into()),
+    });
+    ExitCode::from(OUR_FAILURE)
+}
+
+fn log_to_stderr(level: &str) {
+    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
