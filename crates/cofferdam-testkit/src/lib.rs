@@ -1,1 +1,16 @@
-//! What the tests share.
+//! What the tests of cofferdam share. A dev-dependency, never part of the product.
+//!
+//! - [`needs`]: what a test needs of the machine; what is missing is a visible skip at home and a failure in CI.
+//! - [`runtimes`]: the real runtimes that are here, old and new, and the fake one.
+//! - [`fixture`]: a root filesystem of busybox, and bundles.
+//! - [`lab`]: one state directory, one runtime, and the binary `cofferdam` run against them.
+//! - [`census`]: everything that a container can leave behind on a machine, before and after.
+//! - [`fake`]: the plan of faults that the fake runtime follows.
+
+pub mod census;
+pub mod fake;
+pub mod fixture;
+pub mod lab;
+pub mod needs;
+pub mod runtimes;
+pub mod suite;

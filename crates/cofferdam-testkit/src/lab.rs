@@ -1,0 +1,403 @@
+//! A place to run `cofferdam` in: a state directory and a runtime of its own, counted before and after.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::census::{Census, cgroups};
+use crate::fixture;
+use crate::runtimes::Choice;
+
+/// How long one command may take before the test fails. Generous: a busy machine is no fault.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(120);
+/// How long something may take to become true.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One state directory, one runtime, one root filesystem.
+#[derive(Debug)]
+pub struct Lab {
+    directory: tempfile::TempDir,
+    cofferdam: PathBuf,
+    runtime: PathBuf,
+    /// Which runtime.
+    pub choice: Choice,
+    /// A root filesystem of busybox.
+    pub rootfs: PathBuf,
+    parent: String,
+    before: Census,
+}
+
+/// A command that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Standard output as text, without white space at its end.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// Standard output as JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// Panics unless the exit code is this.
+    ///
+    /// # Panics
+    /// With all that is known of the command.
+    #[track_caller]
+    pub fn expect_code(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.text(), self.stderr);
+        self
+    }
+
+    /// Panics unless it failed with this error code of cofferdam.
+    ///
+    /// # Panics
+    /// With all that is known of the command.
+    #[track_caller]
+    pub fn expect_error(self, code: &str) -> Self {
+        assert!(self.stderr.contains(&format!("error[{code}]")), "no {code}: {self:?}");
+        assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
+        self
+    }
+}
+
+impl Lab {
+    /// A lab for a runtime. `cofferdam` is the binary under test.
+    ///
+    /// # Panics
+    /// When it cannot be set up.
+    #[must_use]
+    pub fn new(cofferdam: &Path, choice: &Choice) -> Self {
+        // Short: sockets lie below it.
+        let directory = tempfile::Builder::new().prefix("cfl").tempdir_in("/tmp").expect("/tmp is writable");
+        let binary = choice.binary().expect("the need for it was checked");
+        let runtime = if *choice == Choice::Fake { crate::fake::install(directory.path()) } else { binary };
+        let rootfs = fixture::rootfs(directory.path());
+        let unique = directory.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let before = Census::of_directory(directory.path());
+        Self {
+            rootfs,
+            cofferdam: cofferdam.to_owned(),
+            runtime,
+            choice: choice.clone(),
+            parent: format!("cofferdam-lab-{unique}"),
+            before,
+            directory,
+        }
+    }
+
+    /// The lab's directory, for files of the test.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The state directory.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.path().join("s")
+    }
+
+    /// The runtime's binary.
+    #[must_use]
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// The runtime's state root in this lab.
+    #[must_use]
+    pub fn runtime_root(&self) -> PathBuf {
+        self.state().join("runtime").join(self.runtime.file_name().unwrap_or_default())
+    }
+
+    /// The cgroup below which this lab's containers are.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.parent)
+    }
+
+    /// A command of cofferdam in this lab, not started yet.
+    #[must_use]
+    pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
+        let mut command = new_command(&self.cofferdam);
+        command
+            .args(args)
+            .env("COFFERDAM_STATE_DIR", self.state())
+            .env("COFFERDAM_RUNTIME", &self.runtime)
+            .env_remove("COFFERDAM_LOG")
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command of cofferdam to its end.
+    #[must_use]
+    pub fn cofferdam(&self, args: &[&str]) -> Finished {
+        finish(self.command(args))
+    }
+
+    /// Arguments of `run` or `create` for this lab's root filesystem, before the options and the command.
+    #[must_use]
+    pub fn launch_args(&self, verb: &str, options: &[&str], command: &[&str]) -> Vec<String> {
+        let rootfs = self.rootfs.to_string_lossy().into_owned();
+        let parent = self.cgroup_parent();
+        let mut args: Vec<String> = [verb, "--cgroup-parent", &parent, "--rootfs", &rootfs]
+            .iter()
+            .map(|arg| (*arg).to_owned())
+            .collect();
+        args.extend(options.iter().chain(command).map(|arg| (*arg).to_owned()));
+        args
+    }
+
+    /// `cofferdam run` of a command in this lab's root filesystem, to its end.
+    #[must_use]
+    pub fn run(&self, options: &[&str], command: &[&str]) -> Finished {
+        finish(self.command(self.launch_args("run", options, command)))
+    }
+
+    /// `cofferdam run`, started and not waited for.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_run(&self, options: &[&str], command: &[&str]) -> Running {
+        Running::start(self.command(self.launch_args("run", options, command)))
+    }
+
+    /// `cofferdam run --detach`; gives the id.
+    #[must_use]
+    #[track_caller]
+    pub fn run_detached(&self, options: &[&str], command: &[&str]) -> String {
+        let options: Vec<&str> = ["--detach"].iter().chain(options).copied().collect();
+        self.run(&options, command).expect_code(0).text()
+    }
+
+    /// `cofferdam inspect` of one container.
+    #[must_use]
+    #[track_caller]
+    pub fn inspect(&self, container: &str) -> Value {
+        self.cofferdam(&["inspect", container]).expect_code(0).json()[0].take()
+    }
+
+    /// The report of a container that has ended.
+    #[must_use]
+    #[track_caller]
+    pub fn report(&self, container: &str) -> Value {
+        self.cofferdam(&["wait", "--format", "json", container]).expect_code(0).json()
+    }
+
+    /// Calls the runtime itself, behind cofferdam's back.
+    #[must_use]
+    pub fn call_runtime(&self, args: &[&str]) -> Finished {
+        let mut command = new_command(&self.runtime);
+        command.arg("--root").arg(self.runtime_root()).args(args).stdin(Stdio::null());
+        finish(command)
+    }
+
+    /// Panics if anything of this lab is left on the machine but records of containers.
+    ///
+    /// # Panics
+    /// With what is left.
+    #[track_caller]
+    pub fn expect_no_leftovers(&self) {
+        let left = Census::settle(|| Census::of_directory(self.path()), &self.before);
+        assert!(left.is_empty(), "left behind: {left:#?}");
+        let inside = |name: &str| name == self.parent;
+        for parent in cgroups(inside) {
+            let path = parent.trim_start_matches("cgroup ").to_owned();
+            let kept: Vec<_> = std::fs::read_dir(&path)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path())
+                .collect();
+            assert!(kept.is_empty(), "cgroups are left: {kept:?}");
+        }
+        for root in entries(&self.state().join("runtime")) {
+            let kept: Vec<_> = entries(&root);
+            assert!(kept.is_empty(), "the runtime's state is left: {kept:?}");
+        }
+        self.expect_untouched_rootfs();
+    }
+
+    /// Panics if anything of this lab is left on the machine, records included.
+    ///
+    /// # Panics
+    /// With what is left.
+    #[track_caller]
+    pub fn expect_clean(&self) {
+        self.expect_no_leftovers();
+        let containers = entries(&self.state().join("containers"));
+        assert!(containers.is_empty(), "records are left: {containers:?}");
+        let names: Vec<_> =
+            entries(&self.state().join("names")).into_iter().filter(|p| !p.ends_with(".lock")).collect();
+        assert!(names.is_empty(), "names are left: {names:?}");
+    }
+
+    /// Runtimes may keep files of their own in a root filesystem (`.gvisor.filestore`), and must not.
+    #[track_caller]
+    fn expect_untouched_rootfs(&self) {
+        let hidden: Vec<_> = entries(&self.rootfs)
+            .into_iter()
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
+            .collect();
+        assert!(hidden.is_empty(), "files of the runtime are left in the root filesystem: {hidden:?}");
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Let the next test begin on a clean machine; the assertion has been made.
+            let ids = self.cofferdam(&["ps", "--all", "--own", "--quiet"]).text();
+            for id in ids.lines() {
+                drop(self.cofferdam(&["rm", "--force", id]));
+            }
+        }
+        for parent in cgroups(|name| name == self.parent) {
+            // Fails where a test has failed before.
+            let _ = std::fs::remove_dir(parent.trim_start_matches("cgroup "));
+        }
+    }
+}
+
+/// A command that runs.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub child: Child,
+}
+
+impl Running {
+    /// Starts a command; its output is read when it is waited for.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self { child }
+    }
+
+    /// Its pid.
+    ///
+    /// # Panics
+    /// Never: pids are positive.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid fits")
+    }
+
+    /// Sends a signal to it.
+    ///
+    /// # Panics
+    /// When it cannot be sent.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        signal_process(self.pid(), signal);
+    }
+
+    /// Waits for its end; kills it and panics after [`COMMAND_LIMIT`].
+    ///
+    /// # Panics
+    /// When it takes too long.
+    #[must_use]
+    #[track_caller]
+    pub fn finish(mut self) -> Finished {
+        let stdout = self.child.stdout.take().map(read_all);
+        let stderr = self.child.stderr.take().map(read_all);
+        let deadline = Instant::now() + COMMAND_LIMIT;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                break status;
+            }
+            if Instant::now() > deadline {
+                // It may have ended at the last moment.
+                let _ = self.child.kill();
+                panic!("the command did not end within {COMMAND_LIMIT:?}");
+            }
+            breathe();
+        };
+        let join = |reader: Option<std::thread::JoinHandle<Vec<u8>>>| {
+            reader.map(|reader| reader.join().expect("the reader does not panic")).unwrap_or_default()
+        };
+        let stderr = String::from_utf8_lossy(&join(stderr)).into_owned();
+        Finished { code: status.code(), stdout: join(stdout), stderr }
+    }
+}
+
+fn read_all(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What could be read before an error is what there is.
+        let _ = stream.read_to_end(&mut bytes);
+        bytes
+    })
+}
+
+/// Runs a command to its end.
+#[must_use]
+#[track_caller]
+pub fn finish(command: Command) -> Finished {
+    Running::start(command).finish()
+}
+
+/// A command, for tests: the one place of the test kit that names the type's constructor.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "tests are the caller's side; nothing of them is supervised")]
+pub fn new_command(program: impl AsRef<OsStr>) -> Command {
+    Command::new(program)
+}
+
+/// Sends a signal to a process.
+///
+/// # Panics
+/// When there is no such process.
+#[track_caller]
+pub fn signal_process(pid: i32, signal: rustix::process::Signal) {
+    let target = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
+    rustix::process::kill_process(target, signal).unwrap_or_else(|error| panic!("{pid}: {error}"));
+}
+
+/// Waits until something is true.
+///
+/// # Panics
+/// After [`PATIENCE`].
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        breathe();
+    }
+}
+
+/// The pause between two looks at something that cannot be waited for.
+#[expect(clippy::disallowed_methods, reason = "between two looks, with a limit around them")]
+pub fn breathe() {
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
