@@ -146,30 +146,30 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) launch: LaunchArgs,
     /// Run in the background and print the id
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = None)]
     pub(crate) detach: bool,
     /// Pass standard input on
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = None)]
     pub(crate) interactive: bool,
     /// Give the container a terminal
-    #[arg(short, long)]
+    #[arg(short, long, help_heading = None)]
     pub(crate) tty: bool,
     /// Forget the container once it has ended
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub(crate) rm: bool,
     /// Write the id to a file, which must not exist
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = None)]
     pub(crate) cidfile: Option<PathBuf>,
     /// Print the final specification and why it was changed, and start nothing
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub(crate) dry_run: bool,
     /// Print on standard error how long each step took
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub(crate) timings: bool,
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
     /// The command and its arguments; for a bundle, they replace its own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = None)]
     pub(crate) command: Vec<String>,
 }
 
@@ -178,15 +178,15 @@ pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) launch: LaunchArgs,
     /// Forget the container once it has ended
-    #[arg(long)]
+    #[arg(long, help_heading = None)]
     pub(crate) rm: bool,
     /// Write the id to a file, which must not exist
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = None)]
     pub(crate) cidfile: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
     /// The command and its arguments; for a bundle, they replace its own
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = None)]
     pub(crate) command: Vec<String>,
 }
 
@@ -237,7 +237,7 @@ pub(crate) struct ExecArgs {
     /// Name, id, or the beginning of an id
     pub(crate) container: String,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 

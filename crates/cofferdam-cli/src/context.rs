@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cofferdam::engine::Engine;
+use cofferdam::launch::LaunchError;
 use cofferdam::state::DEFAULT_STATE_DIR;
 
 use crate::cli::Global;
@@ -17,6 +18,11 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn open(global: &Global) -> Result<Self, CliError> {
         let path = global.state_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
+        let uid = rustix::process::geteuid().as_raw();
+        if uid != 0 && global.state_dir.is_none() {
+            // Else the error would be about a directory that is not the cause.
+            return Err(LaunchError::NotRoot(uid).into());
+        }
         Ok(Self { engine: Engine::open(&path)? })
     }
 }

@@ -38,6 +38,21 @@ impl Template {
         Ok(Self(pieces))
     }
 
+    /// Fills a value's fields in, as the cells of a row: the template's tabulators are between columns.
+    pub(crate) fn cells(&self, value: &Value) -> Result<Vec<String>, CliError> {
+        Ok(self.render(value)?.split('\t').map(|cell| cell.trim().to_owned()).collect())
+    }
+
+    /// Titles for these columns: the names of the fields, in upper case, as docker has them.
+    pub(crate) fn titles(&self) -> Vec<String> {
+        let piece = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Field { path, .. } => path.join(" ").to_uppercase(),
+        };
+        let line: String = self.0.iter().map(piece).collect();
+        line.split('\t').map(|cell| cell.trim().to_owned()).collect()
+    }
+
     /// Fills a value's fields in.
     pub(crate) fn render(&self, value: &Value) -> Result<String, CliError> {
         let mut out = String::new();

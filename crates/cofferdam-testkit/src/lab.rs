@@ -247,11 +247,18 @@ impl Lab {
     #[track_caller]
     pub fn expect_clean(&self) {
         self.expect_no_leftovers();
-        let containers = entries(&self.state().join("containers"));
-        assert!(containers.is_empty(), "records are left: {containers:?}");
-        let names: Vec<_> =
-            entries(&self.state().join("names")).into_iter().filter(|p| !p.ends_with(".lock")).collect();
-        assert!(names.is_empty(), "names are left: {names:?}");
+        let names = |directory: &str| -> Vec<PathBuf> {
+            entries(&self.state().join(directory))
+                .into_iter()
+                .filter(|path| !path.ends_with(".lock"))
+                .collect()
+        };
+        // A monitor may be at it still.
+        let deadline = Instant::now() + PATIENCE;
+        while !(names("containers").is_empty() && names("names").is_empty()) && Instant::now() < deadline {
+            breathe();
+        }
+        assert_eq!((names("containers"), names("names")), (vec![], vec![]), "records or names are left");
     }
 
     /// Runtimes may keep files of their own in a root filesystem (`.gvisor.filestore`), and must not.

@@ -118,8 +118,6 @@ codes! {
     SandboxNetwork = "E0403", Unsupported;
     /// A limit was asked for that this host's cgroups cannot enforce.
     CgroupUnavailable = "E0411", Unavailable;
-    /// The cgroup exists already and is in use.
-    CgroupBusy = "E0412", Conflict;
     /// The container is in a state in which this cannot be done.
     WrongState = "E0501", Conflict;
     /// The container's supervisor does not answer.

@@ -113,8 +113,6 @@ pub enum AskedBy {
     Timeout,
     /// A signal that the foreground process got and passed on.
     Forwarded,
-    /// The launch was cancelled.
-    Cancelled,
 }
 
 /// One fact that a cause rests on.
@@ -152,6 +150,11 @@ pub enum Evidence {
         /// The counters at the end. The cgroup was made for this container, so they began at zero.
         #[serde(flatten)]
         counters: MemoryCounters,
+    },
+    /// The kernel's log names the process that it killed for lack of memory.
+    KernelLog {
+        /// The line.
+        line: String,
     },
     /// Two ends look the same from outside.
     Ambiguous {
@@ -227,9 +230,16 @@ pub struct Death {
     pub timed_out: Option<Duration>,
     /// The counters after the end; `None` where there are none.
     pub memory: Option<MemoryCounters>,
+    /// Whether the kernel's log says that it killed this very process for lack of memory: its line, or that it does
+    /// not. `None` where the log was not asked, or cannot tell.
+    pub oom_line: Option<Result<String, NotInLog>>,
     /// How a helper of the sandbox died before it, if one did.
     pub helper: Option<HelperDeath>,
 }
+
+/// The kernel's log is complete, and names no kill of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotInLog;
 
 /// The death of a sandbox's helper process, before the sandbox's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,8 +272,13 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
         |signal: Signal| death.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by);
     match death.end {
         ProcessEnd::Signaled { signal, .. }
-            if signal == Signal::KILL && oom_kills > 0 && was_sent(signal).is_none() =>
+            if death.may_be_oom_kill()
+                && was_sent(signal).is_none()
+                && death.oom_line != Some(Err(NotInLog)) =>
         {
+            if let Some(Ok(line)) = death.oom_line.clone() {
+                evidence.push(Evidence::KernelLog { line });
+            }
             (Cause::OomKilled { victim: OomVictim::Init }, None, evidence)
         }
         ProcessEnd::Signaled { signal, .. } => match &death.helper {
@@ -297,6 +312,16 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
                 None => (Cause::Exited { code }, asked_by, evidence),
             }
         }
+    }
+}
+
+impl Death {
+    /// Whether SIGKILL ended it and the kernel has killed some process of its cgroup for lack of memory. Which one,
+    /// the counter does not say.
+    #[must_use]
+    pub fn may_be_oom_kill(&self) -> bool {
+        let killed = matches!(self.end, ProcessEnd::Signaled { signal, .. } if signal == Signal::KILL);
+        killed && self.memory.as_ref().is_some_and(|memory| memory.oom_kill > 0)
     }
 }
 
@@ -378,18 +403,30 @@ impl ExitReport {
         self.cause.code()
     }
 
+    fn ambiguity(&self) -> Option<&str> {
+        self.evidence.iter().find_map(|evidence| match evidence {
+            Evidence::Ambiguous { explanation } => Some(explanation.as_str()),
+            _ => None,
+        })
+    }
+
     /// One line on a death that is not a plain exit: cause, evidence, what to do. `None` for a plain exit.
     #[must_use]
     pub fn death_line(&self) -> Option<String> {
         let who = self.name.as_ref().map_or_else(|| self.id.short().to_owned(), ToString::to_string);
         let text = match &self.cause {
-            Cause::Exited { .. } => return None,
+            Cause::Exited { .. } => self.ambiguity()?.to_owned(),
             Cause::Signaled { signal } => match self.asked_by {
                 Some(by) => format!("ended by {signal}, which cofferdam sent ({by})"),
                 None => format!(
                     "ended by {signal} from outside{}. Not an out-of-memory kill of its own limit{}",
                     self.core_note(),
-                    if self.memory().is_some() { " (oom_kill=0)" } else { ": no counter to tell" },
+                    match self.memory().map(|memory| memory.oom_kill) {
+                        None => ": no counter to tell".to_owned(),
+                        Some(0) => " (oom_kill=0)".to_owned(),
+                        Some(n) =>
+                            format!(": the kernel's log says that oom_kill={n} was for other processes of it"),
+                    },
                 ),
             },
             Cause::OomKilled { victim } => self.oom_text(*victim),
@@ -486,7 +523,6 @@ impl fmt::Display for AskedBy {
             Self::Remove => "rm --force",
             Self::Timeout => "time limit",
             Self::Forwarded => "passed on from the caller",
-            Self::Cancelled => "cancelled",
         })
     }
 }

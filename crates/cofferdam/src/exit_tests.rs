@@ -13,6 +13,7 @@ fn death(end: ProcessEnd) -> Death {
         sent: vec![],
         timed_out: None,
         memory: None,
+        oom_line: None,
         helper: None,
     }
 }

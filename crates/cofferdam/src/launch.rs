@@ -29,7 +29,7 @@ use crate::id::ContainerId;
 use crate::lifecycle::Status;
 use crate::network::{NetworkError, check_namespace};
 use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, Refused, Source, validate};
-use crate::rootfs::{self, CommandError, ProcessFacts, Rootfs, RootfsError, UserError};
+use crate::rootfs::{self, CommandError, Rootfs, RootfsError, UserError};
 use crate::runtime::{self, LocateError, Runtime, RuntimeConfig, RuntimeError};
 use crate::spec::{self, Ingredients, PrepareError, PreparedSpec};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError};
@@ -210,7 +210,7 @@ impl Launcher {
     }
 
     fn check_surroundings(&self, rootfs: &Rootfs, spec: &PreparedSpec) -> Result<(), LaunchError> {
-        for path in spec.bind_sources() {
+        for path in spec.view().bind_sources() {
             if let Err(source) = std::fs::metadata(&path) {
                 return Err(LaunchError::MountSource { path, source });
             }
@@ -218,21 +218,7 @@ impl Launcher {
         if let NetworkMode::Namespace { path } = &spec.network {
             check_namespace(path)?;
         }
-        let ids = spec.ids();
-        let covered: Vec<PathBuf> = spec.mount_destinations().collect();
-        rootfs::check_command(
-            rootfs,
-            &ProcessFacts {
-                command: spec.args().first().copied().unwrap_or_default(),
-                env: &spec.env(),
-                cwd: spec.cwd(),
-                ids: ids.as_ref().map(|(uid, groups)| (*uid, groups.as_slice())),
-                covered: &covered,
-                machine: &self.host.machine,
-                foreign_binaries: self.host.foreign_binaries,
-            },
-        )?;
-        Ok(())
+        Ok(rootfs::check_process(rootfs, spec.view(), &self.host)?)
     }
 
     /// Makes a container, starts it, and supervises it in this process.
@@ -353,11 +339,11 @@ impl Launcher {
             cgroup: spec.cgroup.clone(),
             source: plan.source.clone(),
             rootfs: rootfs.clone(),
-            command: spec.args().into_iter().map(str::to_owned).collect(),
+            command: spec.view().args().into_iter().map(str::to_owned).collect(),
             network: spec.network.clone(),
             limits: plan.limits,
-            terminal: spec.terminal(),
-            own_pid_namespace: spec.own_pid_namespace(),
+            terminal: spec.view().terminal(),
+            own_pid_namespace: spec.view().own_pid_namespace(),
             stopping: plan.stopping,
             labels: plan.labels.clone(),
             remove: plan.remove,

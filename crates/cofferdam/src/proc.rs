@@ -6,6 +6,8 @@ use crate::runtime::ProcessInfo;
 
 /// Ticks of the kernel's user-visible clock in a second: `USER_HZ`, 100 on every architecture that Rust has.
 const TICKS_PER_SECOND: u64 = 100;
+/// One of them, in microseconds.
+pub(crate) const TICK_US: u64 = 1_000_000 / TICKS_PER_SECOND;
 
 /// The fields of `/proc/PID/stat` that are used here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,16 @@ pub(crate) struct Stat {
     pub(crate) ticks: u64,
     /// When it was started, in ticks since boot. Together with the pid it names one process of one boot.
     pub(crate) start_time: u64,
+    /// The status that its parent will get, as `waitpid` encodes it; only a dead process has one. The kernel shows it
+    /// to those who may trace the process.
+    pub(crate) exit_code: i32,
+}
+
+impl Stat {
+    /// Whether the process has ended.
+    pub(crate) fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
 }
 
 /// Reads a process's stat; `None` when there is no such process.
@@ -26,7 +38,7 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 
 /// When a process was started, in ticks since boot; `None` when there is no such process, or it is dead.
 pub(crate) fn start_time_of_living(pid: i32) -> Option<u64> {
-    stat(pid).filter(|stat| !matches!(stat.state, 'Z' | 'X')).map(|stat| stat.start_time)
+    stat(pid).filter(|stat| !stat.is_dead()).map(|stat| stat.start_time)
 }
 
 /// The arguments of a process; empty when it is gone, dead or a kernel thread.
@@ -75,6 +87,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         ppid: fields.get(1)?.parse().ok()?,
         ticks: number(14)? + number(15)?,
         start_time: number(22)?,
+        exit_code: fields.get(52 - 3).and_then(|field| field.parse().ok()).unwrap_or(0),
     })
 }
 
@@ -88,7 +101,7 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let text = "42 (a) b) (c) S 7 42 42 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 98765 1 2";
         let stat = parse_stat(text).unwrap();
-        assert_eq!(stat, Stat { state: 'S', ppid: 7, ticks: 300, start_time: 98765 });
+        assert_eq!(stat, Stat { state: 'S', ppid: 7, ticks: 300, start_time: 98765, exit_code: 0 });
         assert_eq!(clock(stat.ticks), "00:00:03");
     }
 

@@ -1,12 +1,14 @@
 //! `info` and `capabilities`: what is here, and what it can do.
 
+use std::path::PathBuf;
+
 use cofferdam::engine::{Engine, Found, RuntimeProbe};
 use cofferdam::runtime::Features;
 use cofferdam::runtime::capabilities::{Answer, Capability, Criu};
 use serde_json::{Value, json};
 
 use crate::context::Context;
-use crate::output::{CliError, print, print_json};
+use crate::output::{CliError, OUR_FAILURE, print, print_json};
 use crate::table;
 use crate::template::Template;
 
@@ -74,6 +76,7 @@ fn plain(value: &Value) -> String {
 /// One column of the matrix.
 struct Column {
     title: String,
+    binary: PathBuf,
     answers: Vec<(Capability, Answer)>,
 }
 
@@ -96,19 +99,24 @@ pub(super) async fn capabilities(
     let columns: Vec<Column> = probes.iter().filter_map(|probe| column(engine, &criu, probe)).collect();
     match format {
         None | Some("table") => print(matrix(&columns, &probes))?,
-        Some("json") => print_json(&as_json(&columns))?,
+        Some("json") => print_json(&as_json(&columns)?)?,
         Some(other) => {
             return Err(crate::args::refuse("--format", &format!("`{other}` is not table or json")));
         }
     }
-    Ok(0)
+    // One that was asked for in so many words, and is not there, is a failure.
+    Ok(if choices.is_empty() || columns.len() == probes.len() { 0 } else { OUR_FAILURE })
 }
 
 fn column(engine: &Engine, criu: &Criu, probe: &RuntimeProbe) -> Option<Column> {
-    let Found::Here { features, .. } = &probe.found else { return None };
+    let Found::Here { config, features } = &probe.found else { return None };
     let features: &Features = features;
     let answer = |capability: Capability| (capability, capability.answer(features, engine.host(), criu));
-    Some(Column { title: features.title(), answers: Capability::ALL.map(answer).to_vec() })
+    Some(Column {
+        title: features.title(),
+        binary: config.binary.clone(),
+        answers: Capability::ALL.map(answer).to_vec(),
+    })
 }
 
 fn matrix(columns: &[Column], probes: &[RuntimeProbe]) -> String {
@@ -119,15 +127,18 @@ fn matrix(columns: &[Column], probes: &[RuntimeProbe]) -> String {
         std::iter::once(capability.title().to_owned()).chain(columns.iter().map(word)).collect()
     });
     let mut text = table::render_rows(&titles, rows);
-    for wanted in [false, true] {
-        text.push_str(if wanted { "\n\nHow:\n" } else { "\n\nWhy not:\n" });
-        for column in columns {
-            for (capability, answer) in column.answers.iter().filter(|(_, answer)| answer.supported == wanted)
-            {
-                text.push_str(&format!("  {}, {}: {}\n", column.title, capability.title(), answer.reason));
-            }
+    for (heading, wanted) in [("Why not", false), ("How", true)] {
+        let answers =
+            columns.iter().flat_map(|column| column.answers.iter().map(move |answer| (column, answer)));
+        let lines: Vec<String> = answers
+            .filter(|(_, (_, answer))| answer.supported == wanted)
+            .map(|(column, (capability, answer))| {
+                format!("\n  {}, {}: {}", column.title, capability.title(), answer.reason)
+            })
+            .collect();
+        if !lines.is_empty() {
+            text.push_str(&format!("\n\n{heading}:{}", lines.concat()));
         }
-        text.truncate(text.trim_end().len());
     }
     for probe in probes {
         match &probe.found {
@@ -141,17 +152,19 @@ fn matrix(columns: &[Column], probes: &[RuntimeProbe]) -> String {
     text
 }
 
-fn as_json(columns: &[Column]) -> Value {
-    let answers = |column: &Column| -> Value {
-        let pairs = column.answers.iter().filter_map(|(capability, answer)| {
-            let key = serde_json::to_value(capability).ok()?.as_str()?.to_owned();
-            Some((key, serde_json::to_value(answer).ok()?))
-        });
-        pairs.collect::<serde_json::Map<_, _>>().into()
-    };
-    columns
-        .iter()
-        .map(|column| (column.title.clone(), answers(column)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+fn as_json(columns: &[Column]) -> Result<Value, CliError> {
+    let no_json = |error: serde_json::Error| CliError::internal("no JSON", &error);
+    let mut runtimes = Vec::new();
+    for column in columns {
+        let mut answers = serde_json::Map::new();
+        for (capability, answer) in &column.answers {
+            let key = serde_json::to_value(capability).map_err(no_json)?;
+            answers.insert(
+                key.as_str().unwrap_or_default().to_owned(),
+                serde_json::to_value(answer).map_err(no_json)?,
+            );
+        }
+        runtimes.push(json!({ "runtime": column.title, "binary": column.binary, "capabilities": answers }));
+    }
+    Ok(runtimes.into())
 }

@@ -3,6 +3,7 @@
 use cofferdam::engine::{Listing, Row};
 use cofferdam::runtime::RuntimeKind;
 use jiff::{Timestamp, Unit};
+use serde_json::Value;
 
 use crate::args::{absolute, refuse};
 use crate::cli::PsArgs;
@@ -29,6 +30,13 @@ pub(super) async fn ps(context: &Context, args: PsArgs) -> Result<u8, CliError> 
         return print_lines(rows.iter().map(|row| id(row, args.no_trunc)));
     }
     match args.format.as_deref() {
+        Some(format) if format.starts_with("table ") => {
+            let template = Template::parse(format.trim_start_matches("table "))?;
+            let rows =
+                rows.iter().map(|row| template.cells(&value_of(row)?)).collect::<Result<Vec<_>, _>>()?;
+            print(render_rows(&template.titles(), rows))?;
+            Ok(0)
+        }
         None | Some("table") => {
             let titles: Vec<String> = columns(&args).iter().map(|column| column.title.to_owned()).collect();
             print(render_rows(&titles, rows.iter().map(|row| cells(row, &args))))?;
@@ -37,15 +45,16 @@ pub(super) async fn ps(context: &Context, args: PsArgs) -> Result<u8, CliError> 
         // One object a line, as docker prints it.
         Some(format) => {
             let template = Template::parse(if format == "json" { "{{json .}}" } else { format })?;
-            let lines = rows.iter().map(|row| {
-                let mut value =
-                    serde_json::to_value(row).map_err(|error| CliError::internal("no JSON", &error))?;
-                value["owner"] = row.owner().into();
-                template.render(&value)
-            });
+            let lines = rows.iter().map(|row| template.render(&value_of(row)?));
             print_lines(lines.collect::<Result<Vec<_>, _>>()?.into_iter())
         }
     }
+}
+
+fn value_of(row: &Row) -> Result<Value, CliError> {
+    let mut value = serde_json::to_value(row).map_err(|error| CliError::internal("no JSON", &error))?;
+    value["owner"] = row.owner().into();
+    Ok(value)
 }
 
 fn print_lines(lines: impl Iterator<Item = String>) -> Result<u8, CliError> {

@@ -22,8 +22,9 @@ pub(super) async fn wait(context: &Context, args: WaitArgs) -> Result<u8, CliErr
             Ok(report) => match &template {
                 None => print(report.cause.shell_code())?,
                 Some(template) => {
-                    let value = serde_json::to_value(&report)
+                    let mut value = serde_json::to_value(&report)
                         .map_err(|error| CliError::internal("no JSON", &error))?;
+                    value["exit_code"] = report.cause.shell_code().into();
                     print(template.render(&value)?)?;
                 }
             },

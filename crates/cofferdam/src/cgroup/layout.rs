@@ -91,9 +91,10 @@ impl Cgroups {
         self.controllers.iter().any(|name| name == controller)
     }
 
-    /// Whether the v2 hierarchy has controllers of its own.
-    pub(crate) fn v2_has_controllers(&self) -> bool {
-        self.v2.as_ref().is_some_and(|(_, controllers)| !controllers.is_empty())
+    /// Whether there are controllers on v1 and on v2.
+    pub(crate) fn has_controllers_on_both(&self) -> bool {
+        self.layout == CgroupLayout::Hybrid
+            && self.v2.as_ref().is_some_and(|(_, controllers)| !controllers.is_empty())
     }
 
     /// The directories of a container's cgroup, whether they exist yet or not.

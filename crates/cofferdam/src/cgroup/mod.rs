@@ -4,6 +4,7 @@
 //! it, belongs to exactly one container.
 //! Not here: setting limits (the runtime does it from the specification).
 
+pub(crate) mod kernel_log;
 mod layout;
 mod memory;
 mod sweep;
@@ -11,7 +12,7 @@ mod usage;
 
 pub use layout::{CgroupLayout, Cgroups};
 pub use memory::{MemoryCounters, parse_flat_keyed};
-pub(crate) use sweep::{processes_in, remove_leftovers, thaw};
+pub(crate) use sweep::{find, processes_in, remove_leftovers, thaw};
 pub use usage::Usage;
 pub(crate) use usage::read_usage;
 

@@ -5,6 +5,34 @@ use std::io;
 use std::path::Path;
 
 use super::{CgroupPath, Cgroups};
+use crate::id::ContainerId;
+
+/// How deep below a hierarchy's top a container's cgroup is looked for: a parent of three parts, and the container's.
+const SEARCH_DEPTH: usize = 4;
+
+/// Finds the cgroup of a container whose record is lost, by the id in its name.
+pub(crate) fn find(cgroups: &Cgroups, id: &ContainerId) -> Vec<CgroupPath> {
+    let leaf = format!("cofferdam-{id}");
+    let mut found = BTreeSet::new();
+    for top in cgroups.mount_points() {
+        search(top, top, &leaf, SEARCH_DEPTH, &mut found);
+    }
+    found.iter().map(|parent| CgroupPath::of_container(id, Some(parent))).collect()
+}
+
+fn search(top: &Path, directory: &Path, leaf: &str, depth: usize, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.file_name() == leaf {
+            let parent = directory.strip_prefix(top).unwrap_or_else(|_| Path::new(""));
+            found.insert(parent.to_string_lossy().into_owned());
+        } else if depth > 1 {
+            search(top, &entry.path(), leaf, depth - 1, found);
+        }
+    }
+}
 
 /// Pids of everything in the container's cgroups, nested ones included, zombies too.
 pub(crate) fn processes_in(cgroups: &Cgroups, path: &CgroupPath) -> BTreeSet<i32> {
@@ -47,8 +75,9 @@ pub(crate) fn remove_leftovers(cgroups: &Cgroups, path: &CgroupPath) -> io::Resu
         let stray = entry.path().join(path.as_str().trim_start_matches('/'));
         if !mounted.contains(entry.path().as_path()) && stray.is_dir() && stray.ends_with(path.leaf()) {
             result = keep_first(result, remove_tree(&stray));
-            // Fails, rightly, when another container's directory is beside it.
-            let _ = std::fs::remove_dir(entry.path());
+            // Its parents up to the controller's; this fails, rightly, where another container's is beside it.
+            let mut parents = stray.ancestors().skip(1).take_while(|parent| parent.starts_with(entry.path()));
+            let _ = parents.try_for_each(std::fs::remove_dir);
         }
     }
     result

@@ -32,12 +32,9 @@ fn judge(probe: &RuntimeProbe) -> Check {
     let subject = probe.choice.as_str();
     match &probe.found {
         Found::Missing { failure } => {
-            let needed =
-                [RuntimeKind::Runc, RuntimeKind::Runsc].iter().any(|kind| kind.binary_name() == subject);
             let check =
                 Check::limited(subject, "not installed", failure.next.as_deref().unwrap_or("install it"));
-            // crun and youki are other ways to do what runc does.
-            if needed { check } else { Check { verdict: Verdict::Good, mend: None, ..check } }
+            if is_optional(subject) { Check { verdict: Verdict::Good, mend: None, ..check } } else { check }
         }
         Found::Unusable { binary, failure } => {
             let mend = failure.next.as_deref().unwrap_or("install it anew");
@@ -45,6 +42,11 @@ fn judge(probe: &RuntimeProbe) -> Check {
         }
         Found::Here { config, features } => judge_version(subject, &config.binary, features),
     }
+}
+
+/// crun and youki are other ways to do what runc does.
+fn is_optional(choice: &str) -> bool {
+    [RuntimeKind::Crun, RuntimeKind::Youki].iter().any(|kind| kind.binary_name() == choice)
 }
 
 fn judge_version(subject: &str, binary: &Path, features: &Features) -> Check {
@@ -115,7 +117,7 @@ async fn attempt(engine: &Engine, choice: &str, config: RuntimeConfig) -> Check 
         None => format!("{choice} runs"),
     };
     let began = Instant::now();
-    let failure = match trial(engine, config).await {
+    let (failure, next) = match trial(engine, config).await {
         Ok(Cause::Exited { code: 0 }) => {
             let took = Duration::from_millis(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
             return Check::good(
@@ -123,15 +125,17 @@ async fn attempt(engine: &Engine, choice: &str, config: RuntimeConfig) -> Check 
                 format!("a container ran and was removed in {}", format_duration(took)),
             );
         }
-        Ok(cause) => format!("a container that should exit 0 {cause}"),
-        Err(failure) => failure.to_string(),
+        Ok(cause) => (format!("a container that should exit 0 {cause}"), None),
+        Err(failure) => (failure.to_string(), failure.next),
     };
+    let next = next.unwrap_or_else(|| "run with --log-level debug to see each call of the runtime".into());
     match platform {
         // One platform that does not work here is no harm as long as the default does.
         Some(platform) => {
             Check::limited(&subject, failure, &format!("do not use --gvisor-platform {platform} here"))
         }
-        None => Check::bad(&subject, failure, "run with --log-level debug to see each call of the runtime"),
+        None if is_optional(choice) => Check::limited(&subject, failure, &next),
+        None => Check::bad(&subject, failure, &next),
     }
 }
 

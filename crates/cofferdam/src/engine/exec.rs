@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,9 +15,10 @@ use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, Stdio
 use crate::lifecycle::Verb;
 use crate::process::{Claim, Reaper};
 use crate::request::{Refused, UserSpec, check_cwd, check_env_entry, check_string};
-use crate::rootfs::{Rootfs, RootfsError, UserError, resolve_user};
+use crate::rootfs::{CommandError, Rootfs, RootfsError, UserError, check_process, resolve_user};
 use crate::runtime::{ExecCall, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
+use crate::spec::SpecView;
 use crate::state::{ContainerDir, write_atomically};
 use crate::supervise::console::{ConsoleSocket, with_terminal};
 use crate::supervise::stdio::{Pumps, StdioPlan, pipes};
@@ -56,6 +57,9 @@ pub enum ExecError {
     /// The user is unknown.
     #[error(transparent)]
     User(#[from] UserError),
+    /// The command cannot be executed.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The runtime failed, or supervision did.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -69,6 +73,7 @@ impl Diagnose for ExecError {
             Self::Bundle(error) => error.code(),
             Self::Rootfs(error) => error.code(),
             Self::User(error) => error.code(),
+            Self::Command(error) => error.code(),
             Self::Start(error) => error.code(),
         }
     }
@@ -80,6 +85,7 @@ impl Diagnose for ExecError {
             Self::Bundle(error) => error.next_step(),
             Self::Rootfs(error) => error.next_step(),
             Self::User(error) => error.next_step(),
+            Self::Command(error) => error.next_step(),
             Self::Start(error) => error.next_step(),
         }
     }
@@ -162,11 +168,13 @@ impl Engine {
             }
             None => None,
         };
-        let base = crate::bundle::read_config(&view.container.bundle())?;
-        let process = process_of(base, &request, user).ok_or_else(|| BundleError::NoObject {
+        let mut config = crate::bundle::read_config(&view.container.bundle())?;
+        let process = process_of(&config, &request, user).ok_or_else(|| BundleError::NoObject {
             path: view.container.bundle().join(CONFIG_FILE),
             what: "no process",
         })?;
+        config["process"] = process.clone();
+        self.check_command(rootfs, &config)?;
         let files = ExecFiles::new(&view.container);
         let text = process.to_string();
         write_atomically(&files.process, |out| out.write_all(text.as_bytes())).map_err(|source| {
@@ -174,6 +182,19 @@ impl Engine {
         })?;
         let sandboxed = view.record.sandboxed;
         Ok(start(runtime, target, files, request.terminal, stdio, sandboxed).await?)
+    }
+}
+
+impl Engine {
+    /// Decides whether the process can be executed, where that can be known.
+    fn check_command(&self, rootfs: &Path, config: &Value) -> Result<(), CommandError> {
+        let capabilities = config.pointer("/process/capabilities/bounding").and_then(Value::as_array);
+        let may_mount = capabilities.into_iter().flatten().any(|capability| capability == "CAP_SYS_ADMIN");
+        match Rootfs::open(rootfs) {
+            Ok(rootfs) if !may_mount => check_process(&rootfs, SpecView::of(config), &self.host),
+            // The container may have mounted something over what we see, or the directory has gone: not for us to say.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -223,8 +244,8 @@ fn check(request: &ExecRequest) -> Result<(), Refused> {
 }
 
 /// The OCI process of an exec: the container's own, with what was asked for.
-fn process_of(mut config: Value, request: &ExecRequest, user: Option<Value>) -> Option<Value> {
-    let process = config.pointer_mut("/process")?;
+fn process_of(config: &Value, request: &ExecRequest, user: Option<Value>) -> Option<Value> {
+    let mut process = config.get("process")?.clone();
     process["args"] = request.args.clone().into();
     process["terminal"] = request.terminal.into();
     if let Some(cwd) = &request.cwd {
@@ -250,7 +271,7 @@ fn process_of(mut config: Value, request: &ExecRequest, user: Option<Value>) -> 
         env.push(entry);
     }
     process["env"] = env.into();
-    Some(process.take())
+    Some(process)
 }
 
 impl RunningExec {
@@ -303,6 +324,7 @@ impl RunningExec {
             timed_out: None,
             // The counter is the whole container's: it cannot tell which process was killed.
             memory: None,
+            oom_line: None,
             helper: None,
         }
     }
@@ -334,12 +356,12 @@ mod tests {
             terminal: true,
             user: None,
         };
-        let process = process_of(config, &request, None).unwrap();
+        let process = process_of(&config, &request, None).unwrap();
         assert_eq!(process["args"], serde_json::json!(["ls"]));
         assert_eq!(process["env"], serde_json::json!(["PATH=/bin", "A=2", "TERM=xterm"]));
         assert_eq!(process["capabilities"]["bounding"][0], "CAP_CHOWN");
         assert_eq!(process["noNewPrivileges"], true);
-        assert!(process_of(serde_json::json!({}), &request, None).is_none());
+        assert!(process_of(&serde_json::json!({}), &request, None).is_none());
     }
 
     #[test]

@@ -13,7 +13,8 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::{Engine, View};
-use crate::error::Failure;
+use crate::error::{Code, Failure};
+use crate::id::quote;
 use crate::runtime::{
     self, DEFAULT_START_LIMIT, ListedContainer, LocateError, RuntimeConfig, RuntimeError, RuntimeKind, locate,
 };
@@ -58,8 +59,8 @@ pub struct Row {
     pub status: String,
     /// How it ended, if it is ours and has.
     pub exit: Option<String>,
-    /// Its exit code for programs, if it is ours and has ended.
-    pub exit_code: Option<i32>,
+    /// The exit code that a shell saw, if it is ours and has ended.
+    pub exit_code: Option<u8>,
     /// Its bundle.
     pub bundle: PathBuf,
     /// When it was made.
@@ -124,13 +125,21 @@ impl Engine {
         while let Some(done) = queries.join_next().await {
             let Ok((kind, root, result)) = done else { continue };
             match result {
-                Ok(containers) => {
-                    let rows = containers.into_iter().filter(|container| !known.contains(&container.id));
+                Ok(found) => {
+                    let rows =
+                        found.containers.into_iter().filter(|container| !known.contains(&container.id));
                     foreign.rows.extend(rows.map(|container| row_of_foreign(kind, &root, container)));
+                    let unread = found.unread.into_iter().filter(|id| !known.contains(id));
+                    foreign.warnings.extend(unread.map(|id| unreadable(kind, &root, &id)));
                 }
                 Err(failure) => foreign.warnings.push(ListingWarning { place: root, failure }),
             }
         }
+        foreign
+            .warnings
+            .extend(extra.iter().filter(|(_, root)| !root.is_dir()).map(|(_, root)| missing_root(root)));
+        let lost = sandboxes().into_iter().filter(|(_, root)| !root.is_dir());
+        foreign.warnings.extend(lost.map(|(pid, root)| lost_sandbox(pid, &root)));
         foreign.rows.sort_by(|a, b| (&a.root, &a.id).cmp(&(&b.root, &b.id)));
         foreign.warnings.sort_by(|a, b| a.place.cmp(&b.place));
         listing.rows.extend(foreign.rows);
@@ -174,7 +183,7 @@ impl Engine {
                 roots.push((kind_in_path(&root).unwrap_or(kind), root));
             }
         }
-        roots.extend(roots_of_sandboxes().into_iter().map(|root| (RuntimeKind::Runsc, root)));
+        roots.extend(sandboxes().into_iter().map(|(_, root)| (RuntimeKind::Runsc, root)));
         for (name, root) in self.own_roots() {
             if let Some(kind) = RuntimeKind::from_name(&name) {
                 roots.push((kind, root));
@@ -198,7 +207,15 @@ fn holds_unknown(root: &Path, known: &BTreeSet<String>) -> bool {
     })
 }
 
-async fn list_root(kind: RuntimeKind, root: &Path, cache: &Path) -> Result<Vec<ListedContainer>, Failure> {
+/// What is below a root.
+struct RootListing {
+    containers: Vec<ListedContainer>,
+    /// Ids that have a state file there and that the runtime does not list: it passes over what it cannot read.
+    unread: BTreeSet<String>,
+}
+
+async fn list_root(kind: RuntimeKind, root: &Path, cache: &Path) -> Result<RootListing, Failure> {
+    let before = ids_on_disk(kind, root);
     let path = std::env::var_os("PATH");
     let (name, binary) =
         locate(kind.binary_name(), path.as_deref()).map_err(|error: LocateError| Failure::of(&error))?;
@@ -215,7 +232,57 @@ async fn list_root(kind: RuntimeKind, root: &Path, cache: &Path) -> Result<Vec<L
         // runsc's list does not say when; the birth of its state file does.
         container.created = container.created.or_else(|| birth_of_state(root, &container.id));
     }
-    Ok(containers)
+    // What came or went meanwhile is no fault.
+    let mut unread: BTreeSet<String> = ids_on_disk(kind, root).intersection(&before).cloned().collect();
+    for container in &containers {
+        unread.remove(&container.id);
+    }
+    Ok(RootListing { containers, unread })
+}
+
+/// The ids that have a state file below a root.
+fn ids_on_disk(kind: RuntimeKind, root: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let id_of = |name: String| match kind {
+        RuntimeKind::Runsc => Some(name.strip_suffix(".state")?.split_once("_sandbox:")?.0.to_owned()),
+        RuntimeKind::Runc => root.join(&name).join("state.json").exists().then_some(name),
+        RuntimeKind::Crun => root.join(&name).join("status").exists().then_some(name),
+        RuntimeKind::Youki => root.join(&name).join("state.json").exists().then_some(name),
+    };
+    names.filter_map(id_of).collect()
+}
+
+fn unreadable(kind: RuntimeKind, root: &Path, id: &str) -> ListingWarning {
+    let failure = Failure {
+        code: Code::RuntimeGarbled,
+        what: format!("{kind} has a state file of the container {} and cannot read it", quote(id)),
+        why: vec![],
+        next: Some(format!("`{kind} --root {} state {id}` says why", root.display())),
+    };
+    ListingWarning { place: root.to_owned(), failure }
+}
+
+fn missing_root(root: &Path) -> ListingWarning {
+    let failure = Failure {
+        code: Code::InvalidValue,
+        what: "there is no such directory".into(),
+        why: vec![],
+        next: Some("check the path that was given with --root".into()),
+    };
+    ListingWarning { place: root.to_owned(), failure }
+}
+
+fn lost_sandbox(pid: i32, root: &Path) -> ListingWarning {
+    let failure = Failure {
+        code: Code::RuntimeGarbled,
+        what: format!(
+            "the gVisor sandbox with pid {pid} lives, and its state root is gone: no command reaches it"
+        ),
+        why: vec![],
+        next: Some(format!("`kill -9 {pid}` ends it")),
+    };
+    ListingWarning { place: root.to_owned(), failure }
 }
 
 fn birth_of_state(root: &Path, id: &str) -> Option<Timestamp> {
@@ -239,7 +306,7 @@ fn row_of_ours(view: View) -> Row {
         pid,
         status: if unsupervised { format!("{status} (unsupervised)") } else { status.to_string() },
         exit: view.report.as_ref().map(|report| report.cause.word().to_owned()),
-        exit_code: view.report.as_ref().map(crate::exit::ExitReport::code),
+        exit_code: view.report.as_ref().map(|report| report.cause.shell_code()),
         bundle: match view.record.source {
             crate::request::Source::Bundle { path } | crate::request::Source::Rootfs { path } => path,
         },
@@ -301,12 +368,14 @@ fn kind_in_path(root: &Path) -> Option<RuntimeKind> {
         .or_else(|| name.contains("gvisor").then_some(RuntimeKind::Runsc))
 }
 
-/// The roots on the command lines of living gVisor sandboxes.
-fn roots_of_sandboxes() -> BTreeSet<PathBuf> {
+/// The living gVisor sandboxes, with the roots on their command lines.
+fn sandboxes() -> Vec<(i32, PathBuf)> {
     crate::proc::all_pids()
-        .map(crate::proc::arguments)
-        .filter(|args| args.first().is_some_and(|name| name == "runsc-sandbox"))
-        .filter_map(|args| args.iter().find_map(|arg| arg.strip_prefix("--root=").map(PathBuf::from)))
+        .map(|pid| (pid, crate::proc::arguments(pid)))
+        .filter(|(_, args)| args.first().is_some_and(|name| name == "runsc-sandbox"))
+        .filter_map(|(pid, args)| {
+            Some((pid, args.iter().find_map(|arg| arg.strip_prefix("--root=").map(PathBuf::from))?))
+        })
         .collect()
 }
 

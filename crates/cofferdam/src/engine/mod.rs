@@ -111,9 +111,10 @@ impl Diagnose for EngineError {
             Self::WrongState(error) => error.next_step(),
             Self::Runtime(error) => error.next_step(),
             Self::Refused(failure) => failure.next.clone(),
-            Self::Unreachable { container, .. } => {
-                Some(format!("`cofferdam inspect {container}` names its process"))
-            }
+            Self::Unreachable { container, .. } => Some(format!(
+                "`cofferdam inspect {container}` names its process, which may be stopped; \
+                 `cofferdam rm --force {container}` ends both"
+            )),
             Self::StillRunning { .. } => Some("give it longer, or end it with SIGKILL".into()),
             Self::Kernel { .. } => None,
         }
@@ -199,6 +200,9 @@ impl Engine {
         let record = container.read_record()?;
         let report = container.read_report()?;
         match (record, report) {
+            (Some(record), Some(report)) if free && !container.is_cleared() => {
+                self.finish_clearing(container, record, report).await.map(Some)
+            }
             (Some(record), report @ Some(_)) => {
                 Ok(Some(View { container, record, supervised: !free, report }))
             }

@@ -1,9 +1,10 @@
 //! Containers whose supervisor has died.
 //!
-//! - It lives on: it is shown as running, and can be waited for, signalled, stopped and removed. Its end is read from
-//!   the kernel where that is possible (PIDFD_GET_INFO on a pidfd that was opened before the death, since 6.15).
-//! - It has ended meanwhile, or was never completed: what is left is taken away and its report says RuntimeLost.
+//! - It lives on: it is shown as running, and can be waited for, signalled, stopped and removed.
+//! - It has ended meanwhile, or was never completed: what is left is taken away, and its report says what is known.
 //!
+//! How it ended is read from the kernel as long as the kernel has it: from the zombie, until its parent reaps it, and
+//! from a pidfd that was opened before that (PIDFD_GET_INFO, since 6.15). Else the report says RuntimeLost.
 //! Invariant: a code that nobody saw is never made up.
 
 use std::time::Duration;
@@ -19,12 +20,46 @@ use crate::lifecycle::Status;
 use crate::runtime::KillScope;
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, Record};
-use crate::supervise::{OwnedTarget, Remains, clear_away, runtime_words};
-use crate::sys::PidFd;
+use crate::supervise::{OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
+use crate::sys::{PidFd, from_raw_status};
 
-/// How long init may take to reap an orphan's process, after which the kernel has its status. PID 1 of a small
-/// container or VM may look only every few seconds.
-const REAPED_LIMIT: Duration = Duration::from_secs(5);
+/// How often the kernel is asked for the status of a process that is dead by its pidfd and not yet so in /proc.
+const STATUS_ATTEMPTS: usize = 100;
+
+/// A process of a record, held so that it cannot be taken for another one.
+#[derive(Debug)]
+struct Held {
+    pid: i32,
+    process: PidFd,
+}
+
+impl Held {
+    /// Holds the process that a record names; `None` when the kernel does not know it any more.
+    fn of(record: &Record, boot_id: &str) -> Option<Self> {
+        let named = record.process.as_ref()?;
+        let process = PidFd::open(named.pid).ok()?;
+        // After opening: from here on the handle means this process, so this is the moment to compare.
+        named.is_known(boot_id).then_some(Self { pid: named.pid, process })
+    }
+
+    /// The exit status of the process, which has ended; `None` where the kernel does not tell.
+    async fn status(&self) -> Option<ProcessEnd> {
+        for _ in 0..STATUS_ATTEMPTS {
+            // Before its parent has reaped it, /proc has it; afterwards, the pidfd.
+            if let Some(stat) = crate::proc::stat(self.pid).filter(crate::proc::Stat::is_dead)
+                && self.process.exit_info().ok().flatten().is_none()
+            {
+                return from_raw_status(stat.exit_code).map(ProcessEnd::from);
+            }
+            match self.process.exit_info() {
+                Ok(Some(raw)) => return Some(raw.into()),
+                Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(_) => return None,
+            }
+        }
+        None
+    }
+}
 
 impl Engine {
     /// Looks at a container without a supervisor: lets it be if it lives, and closes its record if it does not.
@@ -37,6 +72,7 @@ impl Engine {
         if lives && record.status != Status::Creating {
             return Ok(Some(View { container, record, supervised: false, report: None }));
         }
+        let held = Held::of(&record, &self.host.boot_id);
         let Some(lock) = ContainerLock::attempt(&container)? else {
             // Another process closes it right now.
             return Ok(Some(View { container, record, supervised: true, report: None }));
@@ -45,8 +81,40 @@ impl Engine {
         if let Some(report) = container.read_report()? {
             return Ok(Some(View { container, record, supervised: false, report: Some(report) }));
         }
-        let report = self.close(&container, record.clone(), None, lock).await?;
+        let death = match held.filter(|_| record.status != Status::Creating) {
+            Some(held) => held.status().await.map(|end| death_of(&record, held.pid, end, vec![])),
+            None => None,
+        };
+        let report = self.close(&container, record.clone(), death, lock).await?;
         Ok(Some(View { container, record, supervised: false, report: Some(report) }))
+    }
+
+    /// Takes away what is left of a container whose supervisor died between its report and the end of its clean-up.
+    pub(super) async fn finish_clearing(
+        &self,
+        container: ContainerDir,
+        record: Record,
+        mut report: ExitReport,
+    ) -> Result<View, EngineError> {
+        if let Some(_lock) = ContainerLock::attempt(&container)? {
+            let runtime = self.runtime_of(&record).await?;
+            let target = OwnedTarget::of(&container, &record);
+            let remains = Remains {
+                host: &self.host,
+                runtime: runtime.as_ref(),
+                container: &container,
+                target: &target,
+                cgroup: record.cgroup.as_ref(),
+            };
+            remains.end_processes(false, &mut report.cleanup);
+            clear_away(remains, &mut report.cleanup).await;
+            if record.remove {
+                forget(&self.state, &container, &record, &mut report.cleanup);
+            } else if !report.cleanup.is_empty() {
+                container.write_report(&report)?;
+            }
+        }
+        Ok(View { container, record, supervised: false, report: Some(report) })
     }
 
     /// Removes a folder that its maker had not come to write a record into.
@@ -62,19 +130,24 @@ impl Engine {
     }
 
     /// Waits for the end of a living orphan, and closes its record.
-    pub(super) async fn wait_orphan(
+    pub(super) async fn wait_orphan(&self, view: View) -> Result<ExitReport, EngineError> {
+        let held = Held::of(&view.record, &self.host.boot_id);
+        self.see_end(view, held, vec![]).await
+    }
+
+    async fn see_end(
         &self,
         view: View,
+        held: Option<Held>,
         sent: Vec<SentSignal>,
     ) -> Result<ExitReport, EngineError> {
         let View { container, record, .. } = view;
         let kernel =
             |source| EngineError::Kernel { what: "the container's process cannot be waited for", source };
-        let end = match hold(&record, &self.host.boot_id) {
-            Some((pid, process)) => {
-                process.ended().await.map_err(kernel)?;
-                let end = reaped_status(&process).await;
-                end.map(|end| (pid, end))
+        let death = match held {
+            Some(held) => {
+                held.process.ended().await.map_err(kernel)?;
+                held.status().await.map(|end| death_of(&record, held.pid, end, sent))
             }
             None => None,
         };
@@ -85,16 +158,6 @@ impl Engine {
         if let Some(report) = container.read_report()? {
             return Ok(report);
         }
-        let death = end.map(|(pid, end)| Death {
-            pid,
-            end,
-            from_pidfd: true,
-            sandboxed: record.sandboxed,
-            sent,
-            timed_out: None,
-            memory: None,
-            helper: None,
-        });
         self.close(&container, record, death, lock).await
     }
 
@@ -105,10 +168,20 @@ impl Engine {
         signal: Signal,
         scope: KillScope,
     ) -> Result<(), EngineError> {
-        let Some((_, process)) = hold(&view.record, &self.host.boot_id) else { return Ok(()) };
+        let Some(held) = Held::of(&view.record, &self.host.boot_id) else { return Ok(()) };
+        self.signal_held(view, &held, signal, scope).await
+    }
+
+    async fn signal_held(
+        &self,
+        view: &View,
+        held: &Held,
+        signal: Signal,
+        scope: KillScope,
+    ) -> Result<(), EngineError> {
         let direct = scope == KillScope::Init && (!view.record.sandboxed || signal == Signal::KILL);
         if direct {
-            return match process.signal(signal) {
+            return match held.process.signal(signal) {
                 Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
                     Err(EngineError::Kernel { what: "the signal could not be sent", source: error })
                 }
@@ -130,22 +203,22 @@ impl Engine {
         grace: Duration,
         by: AskedBy,
     ) -> Result<ExitReport, EngineError> {
-        let held = hold(&view.record, &self.host.boot_id);
+        let held = Held::of(&view.record, &self.host.boot_id);
         let mut sent = vec![];
-        if let Some((_, process)) = held {
+        if let Some(held) = &held {
             if let Some(cgroup) = &view.record.cgroup {
                 crate::cgroup::thaw(&self.host.cgroups, cgroup);
             }
             sent.push(SentSignal { signal, by, at: Timestamp::now() });
-            self.signal_orphan(&view, signal, KillScope::Init).await?;
-            let ended = tokio::time::timeout(grace, process.ended()).await;
+            self.signal_held(&view, held, signal, KillScope::Init).await?;
+            let ended = tokio::time::timeout(grace, held.process.ended()).await;
             if !matches!(ended, Ok(Ok(()))) {
                 sent.push(SentSignal { signal: Signal::KILL, by, at: Timestamp::now() });
                 // ESRCH: it ended at the last moment.
-                let _ = process.signal(Signal::KILL);
+                let _ = held.process.signal(Signal::KILL);
             }
         }
-        self.wait_orphan(view, sent).await
+        self.see_end(view, held, sent).await
     }
 
     /// Writes the report of an orphan that has ended and takes away what is left of it. The caller has its lock.
@@ -167,18 +240,15 @@ impl Engine {
         };
         let mut cleanup = vec![];
         remains.end_processes(false, &mut cleanup);
-        let (cause, asked_by, mut evidence, usage) = match death {
+        let counters = remains.read_counters();
+        let (cause, asked_by, mut evidence) = match death {
             Some(mut death) => {
-                let usage = remains.read_counters(&mut death);
-                let (cause, asked_by, evidence) = decide(&death);
-                (cause, asked_by, evidence, usage)
+                complete(&mut death, &counters, record.process.as_ref());
+                decide(&death)
             }
             None => {
-                let mut blank = unseen();
-                let usage = remains.read_counters(&mut blank);
-                let evidence =
-                    blank.memory.map(|counters| Evidence::Memory { counters }).into_iter().collect();
-                (Cause::RuntimeLost { failure: lost(&record) }, None, evidence, usage)
+                let evidence = counters.memory.clone().map(|counters| Evidence::Memory { counters });
+                (Cause::RuntimeLost { failure: lost(&record) }, None, evidence.into_iter().collect())
             }
         };
         evidence.extend(runtime_words(container));
@@ -192,50 +262,34 @@ impl Engine {
             evidence,
             started: record.started,
             ended: Timestamp::now(),
-            usage,
+            usage: counters.usage,
             stdio: StdioReport { truncated: true, ..StdioReport::default() },
             cleanup,
         };
         container.write_report(&report)?;
         clear_away(remains, &mut report.cleanup).await;
         record.status = Status::Stopped;
-        container.write_record(&record)?;
-        container.write_report(&report)?;
+        if record.remove {
+            forget(&self.state, container, &record, &mut report.cleanup);
+        } else {
+            container.write_record(&record)?;
+            container.write_report(&report)?;
+        }
         Ok(report)
     }
 }
 
-/// Holds the process that a record names; `None` when it has ended.
-fn hold(record: &Record, boot_id: &str) -> Option<(i32, PidFd)> {
-    let named = record.process.as_ref()?;
-    let process = PidFd::open(named.pid).ok()?;
-    // After opening: from here on the handle means this process, so this is the moment to compare.
-    named.is_alive(boot_id).then_some((named.pid, process))
-}
-
-/// The exit status of a dead process that is not our child, once somebody has reaped it.
-async fn reaped_status(process: &PidFd) -> Option<ProcessEnd> {
-    let deadline = tokio::time::Instant::now() + REAPED_LIMIT;
-    loop {
-        match process.exit_info() {
-            Ok(Some(raw)) => return Some(raw.into()),
-            Ok(None) if tokio::time::Instant::now() < deadline => {}
-            Ok(None) | Err(_) => return None,
-        }
-        // The kernel tells nobody but the parent that a zombie has been reaped.
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-fn unseen() -> Death {
+/// The death of an orphan, as far as it was seen.
+fn death_of(record: &Record, pid: i32, end: ProcessEnd, sent: Vec<SentSignal>) -> Death {
     Death {
-        pid: 0,
-        end: ProcessEnd::Exited(0),
-        from_pidfd: false,
-        sandboxed: false,
-        sent: vec![],
+        pid,
+        end,
+        from_pidfd: true,
+        sandboxed: record.sandboxed,
+        sent,
         timed_out: None,
         memory: None,
+        oom_line: None,
         helper: None,
     }
 }

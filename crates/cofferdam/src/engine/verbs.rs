@@ -10,15 +10,18 @@ use crate::exit::{AskedBy, ExitReport};
 use crate::lifecycle::{Status, Verb, WrongState};
 use crate::request::Limits;
 use crate::runtime::{
-    DEFAULT_START_LIMIT, KillScope, ProcessInfo, Runtime, RuntimeConfig, RuntimeState, locate,
+    DEFAULT_START_LIMIT, KillScope, ProcessInfo, QUERY_LIMIT, Runtime, RuntimeConfig, RuntimeState, locate,
 };
 use crate::signal::Signal;
-use crate::state::{ContainerDir, ContainerLock, StateError};
+use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateError};
 use crate::supervise::control::{Answer, Request, ask};
-use crate::supervise::{OwnedTarget, Remains, clear_away};
+use crate::supervise::{Marks, OwnedTarget, Remains, clear_away, end_everything, remove_state_leftovers};
+use crate::sys::PidFd;
 
 /// How long a container that was killed may take to be gone.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+/// How much longer than its grace an end may take, clean-up included.
+const ENDING_SLACK: Duration = Duration::from_secs(30);
 /// How often a question is asked again of a container whose supervisor went away while it was asked.
 const ATTEMPTS: usize = 5;
 
@@ -51,12 +54,15 @@ impl Engine {
             if !view.supervised {
                 return Ok(Asked::Orphan(Box::new(view)));
             }
-            match ask(&view.container, request.clone()).await {
+            match ask(&view.container, request.clone(), patience(&view.record, request)).await {
                 Ok(Some(Answer::Done)) => return Ok(Asked::Done),
                 Ok(Some(Answer::Ended(report))) => return Ok(Asked::Ended(report)),
                 Ok(Some(Answer::Failed(failure))) => return Err(failure.into()),
                 // It is being made, is ending, or has died: look again.
                 Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    return Err(EngineError::Unreachable { container: view.title(), source: Some(error) });
+                }
                 Err(error) => unreachable = Some(error),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -135,7 +141,7 @@ impl Engine {
         let waiting = async {
             match self.ask(text, view, &Request::Wait).await? {
                 Asked::Ended(report) => Ok(*report),
-                Asked::Orphan(view) => self.wait_orphan(*view, vec![]).await,
+                Asked::Orphan(view) => self.wait_orphan(*view).await,
                 Asked::Done => Err(EngineError::Unreachable { container: title.clone(), source: None }),
             }
         };
@@ -209,12 +215,7 @@ impl Engine {
             if !force {
                 view.status().check(Verb::Remove, &view.title())?;
             }
-            let ended = self.stop(text, Some(Signal::KILL), Some(Duration::ZERO), AskedBy::Remove);
-            let limit = REMOVAL_LIMIT;
-            report = match tokio::time::timeout(limit, ended).await {
-                Ok(ended) => Some(ended?),
-                Err(_) => return Err(EngineError::StillRunning { container: view.title(), limit }),
-            };
+            report = Some(self.end_at_once(text, &view).await?);
         }
         let Some(_lock) = wait_for_lock(&view.container).await? else {
             // It was removed by its own supervisor (--rm), or by another command.
@@ -225,6 +226,24 @@ impl Engine {
         }
         self.state.remove_container(&view.container)?;
         Ok(RemoveOutcome::Removed(report.map(Box::new)))
+    }
+
+    /// Ends a container with SIGKILL; its supervisor first, if that does not answer.
+    async fn end_at_once(&self, text: &str, view: &View) -> Result<ExitReport, EngineError> {
+        let stop = || self.stop(text, Some(Signal::KILL), Some(Duration::ZERO), AskedBy::Remove);
+        let limit = REMOVAL_LIMIT;
+        let running = || EngineError::StillRunning { container: view.title(), limit };
+        match tokio::time::timeout(limit, stop()).await.map_err(|_| running())? {
+            Err(EngineError::Unreachable { .. }) => {
+                tracing::warn!(
+                    supervisor = view.record.supervisor.pid,
+                    "the supervisor does not answer; killing it"
+                );
+                kill_process(&view.record.supervisor, &self.host.boot_id);
+                tokio::time::timeout(limit, stop()).await.map_err(|_| running())?
+            }
+            ended => ended,
+        }
     }
 
     /// Changes limits of a container.
@@ -279,28 +298,51 @@ impl Engine {
     async fn discard(&self, container: &ContainerDir) -> Result<(), EngineError> {
         let stop = Request::Stop { signal: Some(Signal::KILL), grace_ms: Some(0), by: AskedBy::Remove };
         // A supervisor that lives ends it best; there is usually none.
-        let _ = ask(container, stop).await;
+        let _ = ask(container, stop, Some(ENDING_SLACK)).await;
         let Some(_lock) = wait_for_lock(container).await? else { return Ok(()) };
-        let cgroup = CgroupPath::of_container(&container.id, None);
+        // Where it was, the record would have said: its cgroup is known by the id in its name.
+        let cgroups = crate::cgroup::find(&self.host.cgroups, &container.id);
+        let cgroup =
+            cgroups.first().cloned().unwrap_or_else(|| CgroupPath::of_container(&container.id, None));
         for (name, root) in self.own_roots() {
-            let Ok((_, binary)) = locate(&name, std::env::var_os("PATH").as_deref()) else { continue };
-            let config =
-                RuntimeConfig { name, binary, root, platform: None, start_limit: DEFAULT_START_LIMIT };
-            let runtime = crate::runtime::open(config, &self.state.cache()).await?;
-            let target = OwnedTarget::bare(container);
-            let remains = Remains {
-                host: &self.host,
-                runtime: runtime.as_ref(),
-                container,
-                target: &target,
-                cgroup: Some(&cgroup),
-            };
             let mut errors = vec![];
-            remains.end_processes(false, &mut errors);
-            clear_away(remains, &mut errors).await;
+            let marks = Marks {
+                id: &container.id,
+                root: &root,
+                cgroups: &self.host.cgroups,
+                cgroup: Some(&cgroup),
+                with_strays: false,
+            };
+            if let Err(error) = end_everything(marks) {
+                tracing::warn!(%error, "processes are left of a container whose record is damaged");
+            }
+            // A root that is named after no runtime was one of a binary given by its path, which nobody knows now.
+            if let Ok((_, binary)) = locate(&name, std::env::var_os("PATH").as_deref()) {
+                let config = RuntimeConfig {
+                    name,
+                    binary,
+                    root: root.clone(),
+                    platform: None,
+                    start_limit: DEFAULT_START_LIMIT,
+                };
+                let runtime = crate::runtime::open(config, &self.state.cache()).await?;
+                let target = OwnedTarget::bare(container);
+                let remains = Remains {
+                    host: &self.host,
+                    runtime: runtime.as_ref(),
+                    container,
+                    target: &target,
+                    cgroup: Some(&cgroup),
+                };
+                clear_away(remains, &mut errors).await;
+            }
+            remove_state_leftovers(&root, &container.id);
             for error in errors {
                 tracing::warn!(%error, "something is left of a container whose record is damaged");
             }
+        }
+        if let Err(error) = crate::cgroup::remove_leftovers(&self.host.cgroups, &cgroup) {
+            tracing::warn!(%error, "a cgroup is left of a container whose record is damaged");
         }
         self.state.release_all_names(&container.id)?;
         Ok(self.state.remove_container(container)?)
@@ -316,6 +358,32 @@ impl Engine {
         let runtime = self.runtime_of(&view.record).await?;
         let target = OwnedTarget::of(&view.container, &view.record);
         Ok((view, runtime, target))
+    }
+}
+
+/// How long a supervisor may take to answer; `None` is for ever.
+fn patience(record: &Record, request: &Request) -> Option<Duration> {
+    match request {
+        Request::Wait => None,
+        Request::Stop { grace_ms, .. } => {
+            let grace = grace_ms.map_or(record.stopping.grace, Duration::from_millis);
+            Some(grace.saturating_add(ENDING_SLACK))
+        }
+        // Each is one call of the runtime, or two.
+        Request::Start => Some(record.runtime.start_limit.saturating_add(QUERY_LIMIT)),
+        Request::Kill { .. } | Request::Pause | Request::Resume | Request::Update { .. } => {
+            Some(QUERY_LIMIT * 2)
+        }
+    }
+}
+
+/// Kills exactly the process that is meant, if it is there, and waits until it is gone.
+fn kill_process(named: &ProcessId, boot_id: &str) {
+    let Ok(process) = PidFd::open(named.pid) else { return };
+    if named.is_alive(boot_id) {
+        // ESRCH: it has gone by itself.
+        let _ = process.signal(Signal::KILL);
+        let _ = process.wait_ended(QUERY_LIMIT);
     }
 }
 

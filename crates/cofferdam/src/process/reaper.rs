@@ -104,6 +104,9 @@ impl Reaper {
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Child, oneshot::Receiver<ProcessEnd>)> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
+        // Whatever else this process has open, and with which flags: a child gets its standard streams. A kernel
+        // without the call (before 5.11) leaves it to the flags.
+        let _ = sys::keep_from_children();
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map_err(io::Error::other)?;
         state.watched.insert(pid, sender);
@@ -152,7 +155,9 @@ impl Reaper {
     /// The children that nobody watches: what a launch has left.
     pub(crate) fn strays(&self) -> Vec<i32> {
         let state = self.lock();
-        children().into_iter().filter(|pid| !state.watched.contains_key(pid)).collect()
+        // A watch that nobody waits for any more is none: the launch that made it has been given up.
+        let is_watched = |pid: &i32| state.watched.get(pid).is_some_and(|watcher| !watcher.is_closed());
+        children().into_iter().filter(|pid| !is_watched(pid)).collect()
     }
 
     /// Resolves once this process has no child left. Cancel safe.

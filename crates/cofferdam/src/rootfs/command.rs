@@ -15,7 +15,9 @@ use rustix::fs::{FileType, Stat};
 
 use super::{Found, Rootfs};
 use crate::error::{Code, Diagnose};
+use crate::host::HostFacts;
 use crate::id::quote;
+use crate::spec::SpecView;
 
 /// How far the kernel follows interpreters of interpreters.
 const INTERPRETER_DEPTH: usize = 4;
@@ -26,21 +28,21 @@ const LOADER_PATH_LIMIT: u64 = 4096;
 
 /// What of a process decides whether it can execute a file.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ProcessFacts<'a> {
+pub(super) struct ProcessFacts<'a> {
     /// The command.
-    pub(crate) command: &'a str,
+    pub(super) command: &'a str,
     /// Its environment.
-    pub(crate) env: &'a [&'a str],
+    pub(super) env: &'a [&'a str],
     /// Its working directory.
-    pub(crate) cwd: &'a str,
+    pub(super) cwd: &'a str,
     /// Its user, and all its groups. `None` where a user namespace changes what they mean.
-    pub(crate) ids: Option<(u32, &'a [u32])>,
+    pub(super) ids: Option<(u32, &'a [u32])>,
     /// Where mounts will cover the root filesystem.
-    pub(crate) covered: &'a [PathBuf],
+    pub(super) covered: &'a [PathBuf],
     /// The host's machine architecture.
-    pub(crate) machine: &'a str,
+    pub(super) machine: &'a str,
     /// Whether the host has foreign binary formats registered.
-    pub(crate) foreign_binaries: bool,
+    pub(super) foreign_binaries: bool,
 }
 
 /// A command that cannot be executed.
@@ -98,8 +100,9 @@ impl Diagnose for CommandError {
             Self::InterpreterMissing { needs, .. } => {
                 format!("put {} into the root filesystem, or use a static binary", quote(needs))
             }
-            Self::NotExecutable { command, .. } => {
-                format!("chmod +x it, or run it through its interpreter: sh {}", quote(command))
+            Self::NotExecutable { why, .. } if why.contains("permission") => "chmod +x it".into(),
+            Self::NotExecutable { .. } => {
+                "name a program of this machine, or a script that begins with #!".into()
             }
             Self::Unreadable { .. } => "check the root filesystem's permissions".into(),
         })
@@ -114,8 +117,27 @@ enum Verdict {
     Refused(String),
 }
 
-/// Decides whether the command can be executed. `Ok` also where that cannot be known.
-pub(crate) fn check_command(rootfs: &Rootfs, process: &ProcessFacts<'_>) -> Result<(), CommandError> {
+/// Decides whether the process of a specification can be executed. `Ok` also where that cannot be known.
+pub(crate) fn check_process(
+    rootfs: &Rootfs,
+    spec: SpecView<'_>,
+    host: &HostFacts,
+) -> Result<(), CommandError> {
+    let ids = spec.ids();
+    let covered: Vec<PathBuf> = spec.mount_destinations().collect();
+    let process = ProcessFacts {
+        command: spec.args().first().copied().unwrap_or_default(),
+        env: &spec.env(),
+        cwd: spec.cwd(),
+        ids: ids.as_ref().map(|(uid, groups)| (*uid, groups.as_slice())),
+        covered: &covered,
+        machine: &host.machine,
+        foreign_binaries: host.foreign_binaries,
+    };
+    check_command(rootfs, &process)
+}
+
+fn check_command(rootfs: &Rootfs, process: &ProcessFacts<'_>) -> Result<(), CommandError> {
     let command = process.command.to_owned();
     let unreadable = |source| CommandError::Unreadable { command: command.clone(), source };
     let path = if command.contains('/') {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 
 pub use command::CommandError;
-pub(crate) use command::{ProcessFacts, check_command};
+pub(crate) use command::check_process;
 pub use users::UserError;
 pub(crate) use users::resolve_user;
 pub(crate) use walk::Found;

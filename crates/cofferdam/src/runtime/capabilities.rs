@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::flavor::Flavor;
 use super::{Features, RuntimeKind};
 use crate::cgroup::CgroupLayout;
 use crate::host::HostFacts;
@@ -82,15 +83,23 @@ impl Capability {
     /// Whether a runtime with these features has it on this host.
     #[must_use]
     pub fn answer(self, features: &Features, host: &HostFacts, criu: &Criu) -> Answer {
+        if refuses_host(features, host) {
+            return no("it refuses this host, which has controllers on cgroup v1 and v2 at once");
+        }
         match self {
             Self::CheckpointRestore => checkpoint(features, criu),
             Self::Gpu => gpu(features),
             Self::Cdi => cdi(features),
-            Self::OomEvents => oom_events(features, host),
+            Self::OomEvents => oom_events(host),
             Self::JoinNetworkNamespace => join_network(features),
             Self::OverlayRootfs => overlay(features, host),
         }
     }
+}
+
+/// Whether this runtime runs no container at all here.
+fn refuses_host(features: &Features, host: &HostFacts) -> bool {
+    Flavor::of(features.kind).refuses_hybrid && host.cgroups.has_controllers_on_both()
 }
 
 fn yes(reason: impl Into<String>) -> Answer {
@@ -146,14 +155,9 @@ fn cdi(features: &Features) -> Answer {
     }
 }
 
-fn oom_events(features: &Features, host: &HostFacts) -> Answer {
+fn oom_events(host: &HostFacts) -> Answer {
     let cgroups = &host.cgroups;
-    if features.kind == RuntimeKind::Crun
-        && cgroups.layout == CgroupLayout::Hybrid
-        && cgroups.v2_has_controllers()
-    {
-        return no("crun refuses hosts with controllers on cgroup v1 and v2 at once");
-    }
+
     match (cgroups.layout, cgroups.has("memory"), cgroups.writable) {
         (CgroupLayout::None, ..) => no("no cgroup hierarchy is mounted"),
         (_, false, _) => no("the memory controller is not there"),

@@ -53,9 +53,11 @@ impl Diagnose for Lacks {
     }
 
     fn next_step(&self) -> Option<String> {
+        let newer = self.since.as_ref().map(|since| format!("install release {since} of it or a newer one"));
         self.next
             .clone()
-            .or_else(|| Some("`cofferdam capabilities` shows what each runtime here can do".into()))
+            .or(newer)
+            .or_else(|| Some("`cofferdam capabilities` shows what each runtime can do".into()))
     }
 }
 
@@ -213,10 +215,14 @@ impl Diagnose for RuntimeError {
             Self::Spawn { .. } => {
                 "`cofferdam doctor` says which runtimes are here and how to install one".into()
             }
-            Self::TimedOut { .. } => {
-                "it was killed and what it had made was removed; give it longer with --runtime-timeout".into()
+            Self::TimedOut { verb: "create" | "run" | "start" | "exec", .. } => {
+                "it was killed; give it longer with --runtime-timeout".into()
             }
-            Self::Failed(..) => return None,
+            Self::TimedOut { program, .. } => format!("it was killed; see why {} hangs", program.display()),
+            Self::Failed(..) => {
+                "`cofferdam doctor` checks this host, and --log-level debug shows each call of the runtime"
+                    .into()
+            }
             Self::NoContainer(_) => "`cofferdam ps --all` lists what is there".into(),
             Self::Garbled { program, .. } | Self::Pid { program, .. } => {
                 format!("check that {} is the runtime that you mean", program.display())

@@ -93,6 +93,9 @@ impl Diagnose for LocateError {
                 "install gVisor: `apt install runsc` (Debian), or https://gvisor.dev/docs/user_guide/install/"
                     .into()
             }
+            Self::Missing(RuntimeKind::Youki) => {
+                "install it from https://github.com/youki-dev/youki/releases".into()
+            }
             Self::Missing(kind) => {
                 format!("install it: `apt install {kind}`, or your system's package of {kind}")
             }

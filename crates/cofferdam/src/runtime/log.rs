@@ -56,7 +56,8 @@ pub(super) fn command_problem(text: &str) -> Option<Code> {
         "exec: ",
         "executable file",
         "open executable",
-        "creating process: failed to load",
+        "failed to load ",
+        "finding executable",
         "exec user process",
         "exec container process",
     ]

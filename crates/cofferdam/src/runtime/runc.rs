@@ -14,7 +14,6 @@ use super::{
     CreateCall, ExecCall, Features, KillScope, ListedContainer, ProcessInfo, ResourceUpdate, Runtime,
     RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Target,
 };
-use crate::cgroup::CgroupLayout;
 use crate::host::HostFacts;
 use crate::request::ContainerPlan;
 use crate::signal::Signal;
@@ -70,10 +69,7 @@ impl Runtime for Runc {
         host: &HostFacts,
     ) -> Result<RuntimeFlags, PrepareError> {
         let cgroups = &host.cgroups;
-        if self.flavor.refuses_hybrid
-            && cgroups.layout == CgroupLayout::Hybrid
-            && cgroups.v2_has_controllers()
-        {
+        if self.flavor.refuses_hybrid && cgroups.has_controllers_on_both() {
             let mut lacks =
                 self.binary.lacks("support for controllers on cgroup v1 and v2 at once".into(), None);
             lacks.next =

@@ -95,7 +95,7 @@ fn apply_mounts(editor: &mut SpecEditor, plan: &ContainerPlan) {
 /// A relative source is meant from the given bundle; the runtime gets another one.
 pub(super) fn make_sources_absolute(editor: &mut SpecEditor, bundle: &Path) {
     let mounts: Vec<Value> = editor.entries("/mounts").cloned().collect();
-    for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| super::is_bind(mount)) {
+    for (index, mount) in mounts.iter().enumerate().filter(|(_, mount)| super::view::is_bind(mount)) {
         let Some(source) = mount["source"].as_str().filter(|source| !source.starts_with('/')) else {
             continue;
         };

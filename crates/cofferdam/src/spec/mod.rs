@@ -13,14 +13,16 @@ mod edit;
 mod host_limits;
 mod network;
 mod seccomp;
+mod view;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use edit::{Edit, EditAction, SpecEditor};
 pub use network::NetworkChoice;
+pub use view::SpecView;
 
 use crate::cgroup::CgroupPath;
 use crate::error::{Code, Diagnose};
@@ -130,76 +132,11 @@ impl Diagnose for PrepareError {
 }
 
 impl PreparedSpec {
-    /// The container's command, its arguments included.
+    /// A look at it.
     #[must_use]
-    pub fn args(&self) -> Vec<&str> {
-        texts(&self.value, "/process/args")
+    pub fn view(&self) -> SpecView<'_> {
+        SpecView::of(&self.value)
     }
-
-    /// The container's environment.
-    #[must_use]
-    pub fn env(&self) -> Vec<&str> {
-        texts(&self.value, "/process/env")
-    }
-
-    /// The container's working directory.
-    #[must_use]
-    pub fn cwd(&self) -> &str {
-        self.value.pointer("/process/cwd").and_then(Value::as_str).unwrap_or("/")
-    }
-
-    /// Where mounts will cover the root filesystem.
-    pub fn mount_destinations(&self) -> impl Iterator<Item = PathBuf> {
-        let mounts = self.value.pointer("/mounts").and_then(Value::as_array).into_iter().flatten();
-        mounts.filter_map(|mount| mount.get("destination").and_then(Value::as_str)).map(PathBuf::from)
-    }
-
-    /// What is bound into the container from the host.
-    pub fn bind_sources(&self) -> impl Iterator<Item = PathBuf> {
-        let mounts = self.value.pointer("/mounts").and_then(Value::as_array).into_iter().flatten();
-        mounts.filter(|mount| is_bind(mount)).filter_map(|mount| mount["source"].as_str()).map(PathBuf::from)
-    }
-
-    /// The ids of the container's user and all its groups; `None` where a user namespace changes what they mean.
-    #[must_use]
-    pub fn ids(&self) -> Option<(u32, Vec<u32>)> {
-        let namespaces =
-            self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
-        if namespaces.into_iter().any(|namespace| namespace["type"] == "user") {
-            return None;
-        }
-        let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-        let user = self.value.pointer("/process/user")?;
-        let mut groups: Vec<u32> =
-            user["gid"].as_u64().and_then(|gid| u32::try_from(gid).ok()).into_iter().collect();
-        groups.extend(user["additionalGids"].as_array().into_iter().flatten().filter_map(id));
-        Some((user["uid"].as_u64().and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0), groups))
-    }
-
-    /// Whether the container has a terminal.
-    #[must_use]
-    pub fn terminal(&self) -> bool {
-        self.value.pointer("/process/terminal").and_then(Value::as_bool).unwrap_or(false)
-    }
-
-    /// Whether the container has a pid namespace of its own, so that all its processes end with the first.
-    #[must_use]
-    pub fn own_pid_namespace(&self) -> bool {
-        let namespaces =
-            self.value.pointer("/linux/namespaces").and_then(Value::as_array).into_iter().flatten();
-        namespaces.into_iter().any(|ns| ns["type"] == "pid" && ns.get("path").is_none_or(|path| path == ""))
-    }
-}
-
-/// Whether an entry of `mounts` binds something of the host.
-fn is_bind(mount: &Value) -> bool {
-    let mut options = mount["options"].as_array().into_iter().flatten();
-    mount["type"] == "bind" || options.any(|option| option == "bind" || option == "rbind")
-}
-
-fn texts<'a>(value: &'a Value, path: &str) -> Vec<&'a str> {
-    let entries = value.pointer(path).and_then(Value::as_array).into_iter().flatten();
-    entries.filter_map(Value::as_str).collect()
 }
 
 /// Makes the specification of a container.

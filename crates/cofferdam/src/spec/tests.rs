@@ -142,7 +142,7 @@ fn everything_that_a_request_can_ask_for() {
     });
     let spec = prepare_for(&runsc(), Some(&bundle()), &plan).unwrap();
     insta::assert_snapshot!(edits(&spec));
-    assert_eq!(spec.env(), ["PATH=/bin", "A=2", "B=3", "TERM=xterm"]);
+    assert_eq!(spec.view().env(), ["PATH=/bin", "A=2", "B=3", "TERM=xterm"]);
 }
 
 #[test]

@@ -25,7 +25,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags};
 
@@ -39,8 +38,6 @@ use crate::id::{ContainerId, ContainerName};
 /// The longest path of a state directory, in bytes: a socket's path is at most 107 (`sun_path`), and runsc makes
 /// `/runtime/NAME/runsc-ID.sock` below it.
 pub const STATE_PATH_LIMIT: usize = 46;
-/// How old a folder without an owner is before it is swept away.
-const TRASH_AGE: Duration = Duration::from_secs(60);
 /// The state directory of root.
 pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
 
@@ -140,8 +137,10 @@ impl Diagnose for StateError {
                 "see whether the file system of the state directory is full or read-only".into()
             }
             Self::Damaged { path, .. } => {
-                let folder = path.parent().unwrap_or(path).display();
-                format!("keep the file for a bug report, then remove {folder}")
+                let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+                format!(
+                    "keep the file for a bug report; `cofferdam rm --force {folder}` then removes all of it"
+                )
             }
             Self::TooNew { .. } => "use the cofferdam that wrote it".into(),
             Self::NameTaken { name, .. } => format!("choose another name, or `cofferdam rm {name}` first"),
@@ -226,6 +225,8 @@ impl StateDir {
     pub fn create_container(&self, id: &ContainerId) -> Result<(ContainerDir, ContainerLock), StateError> {
         let container = self.container(id);
         let failed = |source| StateError::File { path: container.path.clone(), what: "made", source };
+        // Whoever sweeps has this lock too, so that a folder is never seen between its making and its locking.
+        let _guard = self.lock_births()?;
         let unborn =
             ContainerDir { id: id.clone(), path: self.path.join("containers").join(format!(".{id}")) };
         std::fs::DirBuilder::new().mode(0o700).create(&unborn.path).map_err(failed)?;
@@ -336,27 +337,25 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
         }
-        std::fs::remove_dir_all(&trash).map_err(failed)
+        remove_tree(&trash).map_err(failed)
     }
 
     /// Removes folders that a process left half made or half removed when it died.
     pub fn sweep_trash(&self) {
-        for entry in std::fs::read_dir(self.path.join("containers")).into_iter().flatten().flatten() {
+        let unborn = |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(is_unborn);
+        let entries = || std::fs::read_dir(self.path.join("containers")).into_iter().flatten().flatten();
+        if !entries().any(|entry| unborn(&entry)) {
+            return;
+        }
+        let Ok(_guard) = self.lock_births() else { return };
+        for entry in entries().filter(unborn) {
             let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_prefix('.')?.parse::<ContainerId>().ok())
-            else {
-                continue;
-            };
+            let id = name.to_str().and_then(|name| name.strip_prefix('.')?.parse::<ContainerId>().ok());
+            let Some(id) = id else { continue };
             let trash = ContainerDir { id, path: entry.path() };
-            // Made a moment ago, it may not be locked yet.
-            let age = entry
-                .metadata()
-                .and_then(|metadata| metadata.modified())
-                .ok()
-                .and_then(|time| time.elapsed().ok());
-            if age.is_some_and(|age| age > TRASH_AGE) && lock_is_free(&trash).unwrap_or(false) {
-                // Another process may be at it too.
-                let _ = std::fs::remove_dir_all(entry.path());
+            if lock_is_free(&trash).unwrap_or(false) {
+                // The process that removes it may be at it still; what is left is tried again by the next sweep.
+                let _ = remove_tree(&trash.path);
             }
         }
     }
@@ -383,6 +382,11 @@ impl StateDir {
 
     fn name_error(&self, name: &ContainerName, what: &'static str, source: io::Error) -> StateError {
         StateError::File { path: self.name_link(name), what, source }
+    }
+
+    fn lock_births(&self) -> Result<lock::FileLock, StateError> {
+        let path = self.path.join("containers").join(".lock");
+        lock::FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
     }
 
     fn lock_names(&self) -> Result<lock::FileLock, StateError> {
@@ -420,6 +424,11 @@ impl ContainerDir {
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
         self.path.join("pid")
+    }
+
+    /// Whether what the container had on the machine has been taken away: the pid file goes last.
+    pub(crate) fn is_cleared(&self) -> bool {
+        !self.pid_file().exists()
     }
 
     /// The runtime's log.
@@ -471,6 +480,23 @@ impl ContainerDir {
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default()
+    }
+}
+
+/// Whether the name of a folder is one of a container that is half made or half removed.
+fn is_unborn(name: &str) -> bool {
+    name.strip_prefix('.').is_some_and(|id| id.parse::<ContainerId>().is_ok())
+}
+
+/// Removes a directory with all that is in it; others may be at it too.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    loop {
+        match std::fs::remove_dir_all(path) {
+            // Something in it went first, or all of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            result => return result,
+        }
     }
 }
 

@@ -37,6 +37,12 @@ impl ProcessId {
         Some(Self { pid, start_time, boot_id: boot_id.to_owned() })
     }
 
+    /// Whether the kernel still knows this very process, alive or dead.
+    pub(crate) fn is_known(&self, boot_id: &str) -> bool {
+        self.boot_id == boot_id
+            && crate::proc::stat(self.pid).is_some_and(|stat| stat.start_time == self.start_time)
+    }
+
     /// Whether this very process is alive.
     #[must_use]
     pub fn is_alive(&self, boot_id: &str) -> bool {

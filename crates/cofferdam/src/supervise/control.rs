@@ -150,11 +150,23 @@ fn parse(line: &str) -> Result<Request, Failure> {
     Ok(envelope.request)
 }
 
-/// Asks a container's supervisor. `None` when there is none, or it went before it had answered.
+/// Asks a container's supervisor, at most for `limit`. `None` when there is none, or it went before it had answered.
 ///
 /// # Errors
-/// What the socket returns beside that; also an answer that is not understood.
-pub async fn ask(container: &ContainerDir, request: Request) -> io::Result<Option<Answer>> {
+/// What the socket returns beside that; [`io::ErrorKind::TimedOut`]; also an answer that is not understood.
+pub async fn ask(
+    container: &ContainerDir,
+    request: Request,
+    limit: Option<Duration>,
+) -> io::Result<Option<Answer>> {
+    match limit {
+        // A supervisor that was stopped (SIGSTOP) accepts and never answers.
+        Some(limit) => tokio::time::timeout(limit, converse(container, request)).await?,
+        None => converse(container, request).await,
+    }
+}
+
+async fn converse(container: &ContainerDir, request: Request) -> io::Result<Option<Answer>> {
     let mut stream = match UnixStream::connect(container.control_socket()).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {

@@ -1,16 +1,20 @@
 //! The end of a container: evidence first, then the report, then clean-up in the reverse order of making.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::OwnedTarget;
 use super::leftovers::{Marks, end_everything};
-use crate::cgroup::{CgroupPath, ContainerCgroup, Usage, read_usage, remove_leftovers};
+use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
+use crate::cgroup::{CgroupPath, ContainerCgroup, MemoryCounters, Usage, read_usage, remove_leftovers};
 use crate::error::{Code, Failure};
-use crate::exit::{Death, Evidence};
+use crate::exit::{Death, Evidence, NotInLog};
 use crate::host::HostFacts;
+use crate::id::ContainerId;
+use crate::proc::TICK_US;
 use crate::process::Reaper;
-use crate::runtime::Runtime;
-use crate::state::{ContainerDir, Record, StateDir};
+use crate::runtime::{Runtime, RuntimeError};
+use crate::state::{ContainerDir, ProcessId, Record, StateDir};
 
 /// How long the sandbox's helpers may take to end after it. They lose their connection to it at once.
 const HELPERS_LIMIT: Duration = Duration::from_secs(5);
@@ -29,7 +33,7 @@ impl Remains<'_> {
     fn marks(&self, with_strays: bool) -> Marks<'_> {
         Marks {
             id: &self.container.id,
-            runtime: self.runtime.config(),
+            root: &self.runtime.config().root,
             cgroups: &self.host.cgroups,
             cgroup: self.cgroup,
             with_strays,
@@ -67,10 +71,30 @@ impl Remains<'_> {
     }
 
     /// Reads the counters that the death is judged by, before anything is removed.
-    pub(crate) fn read_counters(&self, death: &mut Death) -> Usage {
+    pub(crate) fn read_counters(&self) -> Counters {
         let cgroup = self.cgroup_directories();
-        death.memory = cgroup.memory.as_ref().and_then(crate::cgroup::MemoryDirectory::read);
-        read_usage(&cgroup, death.memory.as_ref())
+        let memory = cgroup.memory.as_ref().and_then(crate::cgroup::MemoryDirectory::read);
+        Counters { usage: read_usage(&cgroup, memory.as_ref()), memory }
+    }
+}
+
+/// What the cgroup counted up to the end.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) memory: Option<MemoryCounters>,
+    pub(crate) usage: Usage,
+}
+
+/// Puts the counters to what was seen of a death, and asks the kernel's log where they leave a question.
+pub(crate) fn complete(death: &mut Death, counters: &Counters, process: Option<&ProcessId>) {
+    death.memory.clone_from(&counters.memory);
+    // Of a sandbox, any process will do: it does not live on without one of them.
+    if let Some(process) = process.filter(|_| death.may_be_oom_kill() && !death.sandboxed) {
+        death.oom_line = match killed_for_memory(process.pid, process.start_time.saturating_mul(TICK_US)) {
+            Verdict::Killed(line) => Some(Ok(line)),
+            Verdict::NotKilled => Some(Err(NotInLog)),
+            Verdict::Unknown => None,
+        };
     }
 }
 
@@ -79,7 +103,9 @@ pub(crate) async fn clear_away(remains: Remains<'_>, errors: &mut Vec<Failure>) 
     let target = remains.target.target();
     if let Err(first) = remains.runtime.delete(target, false).await {
         tracing::debug!(error = %first, "delete failed; trying with force");
-        if let Err(error) = remains.runtime.delete(target, true).await {
+        if let Err(error) = remains.runtime.delete(target, true).await
+            && !matches!(remains.runtime.state(target).await, Err(RuntimeError::NoContainer(_)))
+        {
             let mut failure = Failure::of(&error);
             failure.why.push(format!("without force: {}", Failure::of(&first)));
             errors.push(failure);
@@ -90,17 +116,24 @@ pub(crate) async fn clear_away(remains: Remains<'_>, errors: &mut Vec<Failure>) 
     {
         errors.push(failure("the container's cgroup is left", &error));
     }
-    let bundle = remains.container.bundle();
-    if let Err(error) = std::fs::remove_dir_all(&bundle)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        errors.push(failure("the container's bundle is left", &error));
-    }
+    remove_state_leftovers(&remains.runtime.config().root, &remains.container.id);
+    // The pid file last: as long as it is there, the rest may be.
     for file in
-        [remains.container.pid_file(), remains.container.console_socket(), remains.container.control_socket()]
+        [remains.container.console_socket(), remains.container.control_socket(), remains.container.pid_file()]
     {
         // Most were never made.
         let _ = std::fs::remove_file(file);
+    }
+}
+
+/// Removes what a runtime whose call was cut short leaves in its state root (locks and sockets of runsc): the root is
+/// ours alone, and the whole id is in the name of each.
+pub(crate) fn remove_state_leftovers(root: &Path, id: &ContainerId) {
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().contains(id.as_str()) {
+            // One of the two fits; what a runtime has removed meanwhile is gone, which is what is wanted.
+            let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
+        }
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::cgroup::{CgroupPath, Cgroups, processes_in};
 use crate::id::ContainerId;
 use crate::process::Reaper;
-use crate::runtime::RuntimeConfig;
 use crate::signal::Signal;
 use crate::sys::PidFd;
 
@@ -22,7 +22,8 @@ const DEATH_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Marks<'a> {
     pub(crate) id: &'a ContainerId,
-    pub(crate) runtime: &'a RuntimeConfig,
+    /// The state root of its runtime.
+    pub(crate) root: &'a Path,
     pub(crate) cgroups: &'a Cgroups,
     pub(crate) cgroup: Option<&'a CgroupPath>,
     /// Whether stray children of this process are the container's: in its supervisor, and only there.
@@ -77,16 +78,16 @@ fn find(marks: Marks<'_>) -> BTreeSet<i32> {
     {
         pids.extend(reaper.strays());
     }
-    pids.extend(runtime_processes(marks.runtime, marks.id));
+    pids.extend(runtime_processes(marks.root, marks.id));
     pids.retain(|pid| crate::proc::start_time_of_living(*pid).is_some());
     pids
 }
 
 /// Programs of a runtime that work for this container: they name its state root and its id. The sandbox, the gofer
 /// and a call of the runtime that its caller did not live to end all do.
-pub(crate) fn runtime_processes(runtime: &RuntimeConfig, id: &ContainerId) -> Vec<i32> {
+pub(crate) fn runtime_processes(root: &Path, id: &ContainerId) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let root = runtime.root.to_string_lossy();
+    let root = root.to_string_lossy();
     let joined = format!("--root={root}");
     crate::proc::all_pids()
         .filter(|pid| *pid != own)

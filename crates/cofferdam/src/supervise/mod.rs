@@ -18,7 +18,8 @@ pub(crate) mod leftovers;
 pub mod stdio;
 mod supervisor;
 
-pub(crate) use finish::{Remains, clear_away, runtime_words};
+pub(crate) use finish::{Remains, clear_away, complete, forget, remove_state_leftovers, runtime_words};
+pub(crate) use leftovers::{Marks, end_everything};
 pub(crate) use supervisor::supervision;
 pub(crate) use supervisor::{Launching, Mode, OwnedTarget, Supervisor};
 pub use supervisor::{StartError, Started};

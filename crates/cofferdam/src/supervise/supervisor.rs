@@ -20,8 +20,9 @@ use tokio::time::Instant;
 
 use super::console::{ConsoleSocket, with_terminal};
 use super::control::{self, Answer, Command, Request};
-use super::finish::{Remains, clear_away, forget, runtime_words};
+use super::finish::{Remains, clear_away, complete, forget, runtime_words};
 use super::stdio::{Pumps, StdioPlan, pipes};
+use crate::bundle::read_config;
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::{
     AskedBy, Cause, Death, ExitReport, HelperDeath, ProcessEnd, REPORT_VERSION, SentSignal, decide,
@@ -32,8 +33,10 @@ use crate::id::ContainerId;
 use crate::lifecycle::{Status, Verb};
 use crate::process::{Claim, ClaimError, Reaper};
 use crate::request::Limits;
+use crate::rootfs::{Rootfs, check_process};
 use crate::runtime::{CreateCall, KillScope, Runtime, RuntimeError, RuntimeFlags, Target};
 use crate::signal::Signal;
+use crate::spec::SpecView;
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir, StateError};
 use crate::sys::PidFd;
 
@@ -348,6 +351,7 @@ impl Supervisor {
             sent: std::mem::take(&mut self.sent),
             timed_out: self.timed_out,
             memory: None,
+            oom_line: None,
             helper,
         }
     }
@@ -401,7 +405,7 @@ impl Supervisor {
                 Ok(()) => self.send(made, signal, all, by).await,
                 Err(failure) => Err(failure),
             },
-            Request::Start => self.start().await,
+            Request::Start => self.start(made).await,
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
             Request::Update { limits } => self.update(&limits).await,
@@ -430,22 +434,39 @@ impl Supervisor {
         }
     }
 
-    async fn start(&mut self) -> Result<(), Failure> {
+    async fn start(&mut self, made: &Made) -> Result<(), Failure> {
         self.check(Verb::Start)?;
-        match self.runtime.start(self.target.target()).await {
+        let started = match self.look_again() {
+            Ok(()) => self.runtime.start(self.target.target()).await.map_err(|error| Failure::of(&error)),
+            Err(failure) => Err(failure),
+        };
+        match started {
             Ok(()) => {
                 self.has_started();
                 self.note(Status::Running);
                 Ok(())
             }
-            Err(error) => {
-                let failure = Failure::of(&error);
+            Err(failure) => {
                 self.start_failure = Some(failure.clone());
                 // runsc's sandbox has ended by itself; runc's process still waits.
+                if let Some(process) = &made.init.pidfd {
+                    // ESRCH: it has ended.
+                    let _ = process.signal(Signal::KILL);
+                }
                 self.remains().end_processes(true, &mut vec![]);
                 Err(failure)
             }
         }
+    }
+
+    /// Whether the command is still there: under runc, one that has gone since looks like the container's own exit 1.
+    fn look_again(&self) -> Result<(), Failure> {
+        let (Ok(rootfs), Ok(config)) =
+            (Rootfs::open(&self.record.rootfs), read_config(&self.container.bundle()))
+        else {
+            return Ok(());
+        };
+        check_process(&rootfs, SpecView::of(&config), &self.host).map_err(|error| Failure::of(&error))
     }
 
     async fn pause(&mut self) -> Result<(), Failure> {
@@ -557,7 +578,8 @@ impl Supervisor {
             self.remains().end_processes(true, &mut cleanup);
         }
         self.remains().end_children(self.reaper, &mut cleanup).await;
-        let usage = self.remains().read_counters(&mut death);
+        let counters = self.remains().read_counters();
+        complete(&mut death, &counters, self.record.process.as_ref());
         let (mut cause, mut asked_by, mut evidence) = decide(&death);
         if let Some(failure) = self.start_failure.take() {
             (cause, asked_by) = (Cause::StartFailed { failure }, None);
@@ -576,7 +598,7 @@ impl Supervisor {
             evidence,
             started: self.record.started,
             ended,
-            usage,
+            usage: counters.usage,
             stdio: pumps.report(),
             cleanup,
         };

@@ -3,12 +3,14 @@
 //! Invariant: everything exported from here is safe to call with any argument; each `unsafe` block says why.
 //! Not here: decisions. A function of this module is one system call, or one protocol of the kernel.
 
+mod descriptors;
 mod namespace;
 mod pidfd;
 mod signal_fd;
 mod wait;
 
+pub(crate) use descriptors::keep_from_children;
 pub(crate) use namespace::{NamespaceKind, namespace_kind, with_fresh_network_namespace};
 pub(crate) use pidfd::PidFd;
 pub(crate) use signal_fd::send_signal;
-pub(crate) use wait::{RawExit, peek_any_child, reap};
+pub(crate) use wait::{RawExit, from_raw_status, peek_any_child, reap};

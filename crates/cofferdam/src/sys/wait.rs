@@ -56,7 +56,7 @@ pub(crate) fn reap(pid: Pid) -> io::Result<Option<RawExit>> {
 }
 
 /// Decodes a wait status as the kernel encodes it; `None` for a process that is only stopped or continued.
-pub(super) fn from_raw_status(status: i32) -> Option<RawExit> {
+pub(crate) fn from_raw_status(status: i32) -> Option<RawExit> {
     if libc::WIFEXITED(status) {
         return u8::try_from(libc::WEXITSTATUS(status)).ok().map(RawExit::Exited);
     }

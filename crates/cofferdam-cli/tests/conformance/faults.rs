@@ -1,0 +1,169 @@
+//! Faults at every step of the lifecycle: in our own process, and in the runtime. Nothing may remain.
+
+use std::time::{Duration, Instant};
+
+use cofferdam_testkit::fake::{Wrong, calls, plan};
+use cofferdam_testkit::lab::{Lab, finish};
+use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
+
+use crate::{Case, case};
+
+pub(crate) const CASES: &[Case] = &[
+    case("faults::an_error_at_each_step", an_error_at_each_step).only(wants_failpoints),
+    case("faults::a_kill_at_each_step", a_kill_at_each_step).only(wants_failpoints),
+    case("faults::the_runtime_fails_at_each_verb", the_runtime_fails_at_each_verb).only(is_fake),
+    case("faults::the_runtime_fails_after_it_has_done_its_work", fails_after_its_work).only(is_fake),
+    case("faults::the_runtime_hangs", the_runtime_hangs).only(is_fake),
+    case("faults::the_runtime_lies_about_pids", the_runtime_lies_about_pids).only(is_fake),
+    case("faults::the_runtime_prints_garbage", the_runtime_prints_garbage).only(is_fake),
+    case("faults::the_runtime_is_slow", the_runtime_is_slow).only(is_fake),
+    case("faults::a_run_calls_the_runtime_twice", a_run_calls_the_runtime_twice).only(is_fake),
+];
+
+fn is_fake(choice: &Choice) -> bool {
+    *choice == Choice::Fake
+}
+
+fn wants_failpoints(choice: &Choice) -> bool {
+    matches!(choice, Choice::Runc | Choice::Fake | Choice::Runsc(RUNSC_DEBIAN))
+        && cfg!(feature = "failpoints")
+}
+
+/// Steps whose failure is the launch's own; after them the container has run.
+fn is_launch(step: &str) -> bool {
+    step.starts_with("launch.")
+}
+
+fn an_error_at_each_step(lab: &Lab) {
+    for step in cofferdam::fault::STEPS {
+        for options in [&["--rm"][..], &["--rm", "--name", "n"], &["--detach", "--rm"]] {
+            let mut command = lab.command(lab.launch_args("run", options, &["sh", "-c", "exit 7"]));
+            command.env("FAILPOINTS", format!("{step}=return(error)"));
+            let done = finish(command);
+            if is_launch(step) {
+                assert!(
+                    done.stderr.contains(&format!("a test made the step {step} fail")),
+                    "{step}: {done:?}"
+                );
+                assert_eq!(done.code, Some(125), "{step}: {done:?}");
+            }
+            lab.expect_clean();
+        }
+    }
+}
+
+fn a_kill_at_each_step(lab: &Lab) {
+    for step in cofferdam::fault::STEPS {
+        let mut command =
+            lab.command(lab.launch_args("run", &["--name", "n"], &["sh", "-c", "sleep 0.1; exit 7"]));
+        command.env("FAILPOINTS", format!("{step}=return(kill)"));
+        let done = finish(command);
+        assert_eq!(done.code, None, "{step}: it was to be killed there: {done:?}");
+        for id in lab.cofferdam(&["ps", "-a", "-q", "--own", "--no-trunc"]).expect_code(0).text().lines() {
+            let report = lab.report(id);
+            let kind = report["cause"]["kind"].as_str().unwrap_or_default();
+            // Never a made-up code: the container's own where somebody saw it, else the truth.
+            assert!(kind == "runtime_lost" || report["cause"]["code"] == 7, "{step}: {report:#}");
+            drop(lab.cofferdam(&["rm", "-f", id]).expect_code(0));
+        }
+        lab.expect_clean();
+        // The name is free again.
+        drop(lab.run(&["--rm", "--name", "n"], &["true"]).expect_code(0));
+    }
+}
+
+fn the_runtime_fails_at_each_verb(lab: &Lab) {
+    for wrong in [Wrong::Fail(1, "no luck".into()), Wrong::Die(9), Wrong::Nothing, Wrong::Garbage("x".into())]
+    {
+        plan(lab.runtime(), &[("run", 0, wrong.clone())]);
+        let done = lab.run(&["--rm"], &["true"]).expect_code(125);
+        assert!(done.stderr.contains("error[E020"), "{wrong:?}: {done:?}");
+        if let Wrong::Fail(..) = wrong {
+            assert!(done.stderr.contains("no luck"), "the runtime's own reason is kept: {}", done.stderr);
+        }
+        lab.expect_clean();
+        plan(lab.runtime(), &[("start", 0, wrong.clone())]);
+        let args = lab.launch_args("create", &["--name", "c"], &["sleep", "1000"]);
+        drop(lab.cofferdam(&crate::lifecycle::as_refs(&args)).expect_code(0));
+        if !matches!(wrong, Wrong::Nothing | Wrong::Garbage(_)) {
+            drop(lab.cofferdam(&["start", "c"]).expect_error("E0204"));
+            assert_eq!(lab.report("c")["cause"]["kind"], "start_failed");
+        }
+        plan(lab.runtime(), &[]);
+        drop(lab.cofferdam(&["rm", "-f", "c"]).expect_code(0));
+        lab.expect_clean();
+    }
+    // A delete that fails is tried again with force, and the container's end is not affected.
+    plan(lab.runtime(), &[("delete", 1, Wrong::Fail(1, "busy".into()))]);
+    drop(lab.run(&["--rm"], &["sh", "-c", "exit 7"]).expect_code(7));
+    lab.expect_clean();
+    // One that always fails is reported, and the container's end still is not affected.
+    plan(lab.runtime(), &[("delete", 0, Wrong::Fail(1, "busy".into()))]);
+    let done = lab.run(&["--name", "d"], &["sh", "-c", "exit 7"]).expect_code(7);
+    assert!(done.stderr.contains("clean-up") && done.stderr.contains("busy"), "{}", done.stderr);
+    assert!(lab.report("d")["cleanup"].to_string().contains("busy"));
+}
+
+fn fails_after_its_work(lab: &Lab) {
+    for wrong in [Wrong::FailAfter(1), Wrong::DieAfter(9)] {
+        plan(lab.runtime(), &[("run", 0, wrong.clone()), ("create", 0, wrong)]);
+        drop(lab.run(&["--rm"], &["sleep", "1000"]).expect_code(125).expect_error("E0204"));
+        lab.expect_clean();
+        let args = lab.launch_args("create", &[], &["sleep", "1000"]);
+        drop(lab.cofferdam(&crate::lifecycle::as_refs(&args)).expect_error("E0204"));
+        lab.expect_clean();
+    }
+}
+
+fn the_runtime_hangs(lab: &Lab) {
+    let began = Instant::now();
+    plan(lab.runtime(), &[("run", 0, Wrong::Hang)]);
+    let done =
+        lab.run(&["--rm", "--runtime-timeout", "1s"], &["true"]).expect_code(125).expect_error("E0205");
+    assert!(done.stderr.contains("did not end within 1s"), "{}", done.stderr);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    lab.expect_clean();
+    // A hanging runtime can be interrupted, too.
+    let running = lab.start_run(&["--rm"], &["true"]);
+    cofferdam_testkit::lab::eventually("it hangs", || {
+        calls(lab.runtime()).iter().filter(|v| *v == "run").count() == 2
+    });
+    running.signal(rustix::process::Signal::INT);
+    drop(running.finish().expect_code(125).expect_error("E0503"));
+    lab.expect_clean();
+}
+
+fn the_runtime_lies_about_pids(lab: &Lab) {
+    let own = i64::from(std::process::id());
+    for pid in [own, 1, 0, -1, 4_194_999] {
+        plan(lab.runtime(), &[("run", 0, Wrong::LieAboutPid(pid))]);
+        drop(lab.run(&["--rm"], &["sleep", "1000"]).expect_code(125).expect_error("E0207"));
+        lab.expect_clean();
+    }
+}
+
+fn the_runtime_prints_garbage(lab: &Lab) {
+    let id = lab.run_detached(&["--name", "g"], &["sleep", "1000"]);
+    for garbage in ["", "{", "null", "\u{0}", &"[".repeat(10_000)] {
+        plan(lab.runtime(), &[("ps", 0, Wrong::Garbage(garbage.into()))]);
+        drop(lab.cofferdam(&["top", "g"]).expect_error("E0206"));
+    }
+    plan(lab.runtime(), &[("ps", 0, Wrong::Flood(64 << 20))]);
+    drop(lab.cofferdam(&["top", "g"]).expect_error("E0206"));
+    plan(lab.runtime(), &[]);
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn the_runtime_is_slow(lab: &Lab) {
+    plan(lab.runtime(), &[("run", 0, Wrong::Slow(1500)), ("delete", 0, Wrong::Slow(500))]);
+    drop(lab.run(&["--rm"], &["sh", "-c", "exit 7"]).expect_code(7));
+    lab.expect_clean();
+}
+
+fn a_run_calls_the_runtime_twice(lab: &Lab) {
+    drop(lab.run(&["--rm"], &["true"]).expect_code(0));
+    plan(lab.runtime(), &[]);
+    drop(lab.run(&["--rm"], &["true"]).expect_code(0));
+    assert_eq!(calls(lab.runtime()), ["run", "delete"], "each call costs the start of a process");
+}
