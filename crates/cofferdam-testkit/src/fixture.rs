@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 pub const BUSYBOX: &str = "/bin/busybox";
 
 /// Commands of busybox that tests use.
-const APPLETS: [&str; 30] = [
-    "sh", "true", "false", "sleep", "echo", "cat", "ls", "yes", "head", "tail", "kill", "ps", "mount", "id",
-    "stat", "dd", "env", "pwd", "hostname", "touch", "grep", "wc", "cksum", "seq", "readlink", "stty", "ip",
-    "nc", "mknod", "chmod",
+const APPLETS: [&str; 31] = [
+    "sh", "sort", "true", "false", "sleep", "echo", "cat", "ls", "yes", "head", "tail", "kill", "ps",
+    "mount", "id", "stat", "dd", "env", "pwd", "hostname", "touch", "grep", "wc", "cksum", "seq", "readlink",
+    "stty", "ip", "nc", "mknod", "chmod",
 ];
 
 /// Makes a root filesystem of busybox in a directory. It holds files that cannot be executed, too.

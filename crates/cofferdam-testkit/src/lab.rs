@@ -219,25 +219,7 @@ impl Lab {
     /// With what is left.
     #[track_caller]
     pub fn expect_no_leftovers(&self) {
-        let left = Census::settle(|| Census::of_directory(self.path()), &self.before);
-        assert!(left.is_empty(), "left behind: {left:#?}");
-        let inside = |name: &str| name == self.parent;
-        for parent in cgroups(inside) {
-            let path = parent.trim_start_matches("cgroup ").to_owned();
-            let kept: Vec<_> = std::fs::read_dir(&path)
-                .into_iter()
-                .flatten()
-                .flatten()
-                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-                .map(|entry| entry.path())
-                .collect();
-            assert!(kept.is_empty(), "cgroups are left: {kept:?}");
-        }
-        for root in entries(&self.state().join("runtime")) {
-            let kept: Vec<_> = entries(&root);
-            assert!(kept.is_empty(), "the runtime's state is left: {kept:?}");
-        }
-        self.expect_untouched_rootfs();
+        settle(|| self.leftovers());
     }
 
     /// Panics if anything of this lab is left on the machine, records included.
@@ -246,29 +228,54 @@ impl Lab {
     /// With what is left.
     #[track_caller]
     pub fn expect_clean(&self) {
-        self.expect_no_leftovers();
-        let names = |directory: &str| -> Vec<PathBuf> {
-            entries(&self.state().join(directory))
-                .into_iter()
-                .filter(|path| !path.ends_with(".lock"))
-                .collect()
-        };
-        // A monitor may be at it still.
-        let deadline = Instant::now() + PATIENCE;
-        while !(names("containers").is_empty() && names("names").is_empty()) && Instant::now() < deadline {
-            breathe();
-        }
-        assert_eq!((names("containers"), names("names")), (vec![], vec![]), "records or names are left");
+        settle(|| {
+            let mut left = self.leftovers();
+            for directory in ["containers", "names"] {
+                let kept = entries(&self.state().join(directory))
+                    .into_iter()
+                    .filter(|path| !path.ends_with(".lock"));
+                left.extend(kept.map(|path| format!("record {}", path.display())));
+            }
+            left
+        });
     }
 
-    /// Runtimes may keep files of their own in a root filesystem (`.gvisor.filestore`), and must not.
-    #[track_caller]
-    fn expect_untouched_rootfs(&self) {
-        let hidden: Vec<_> = entries(&self.rootfs)
-            .into_iter()
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')))
-            .collect();
-        assert!(hidden.is_empty(), "files of the runtime are left in the root filesystem: {hidden:?}");
+    fn leftovers(&self) -> Vec<String> {
+        let mut left = Census::of_directory(self.path()).more_than(&self.before);
+        for parent in cgroups(|name| name == self.parent) {
+            let directories = entries(Path::new(parent.trim_start_matches("cgroup "))).into_iter();
+            left.extend(
+                directories.filter(|path| path.is_dir()).map(|path| format!("cgroup {}", path.display())),
+            );
+        }
+        let roots = entries(&self.state().join("runtime"));
+        left.extend(
+            roots.iter().flat_map(|root| entries(root)).map(|path| format!("state {}", path.display())),
+        );
+        // Runtimes may keep files of their own in a root filesystem (`.gvisor.filestore`), and must not.
+        let is_hidden =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        left.extend(
+            entries(&self.rootfs)
+                .into_iter()
+                .filter(is_hidden)
+                .map(|path| format!("file {}", path.display())),
+        );
+        left
+    }
+}
+
+/// Waits until nothing is left: a monitor may be at it still.
+#[track_caller]
+fn settle(look: impl Fn() -> Vec<String>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = look();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {left:#?}");
+        breathe();
     }
 }
 

@@ -85,6 +85,13 @@ impl Drop for Foreign<'_> {
         let mut command = self.runtime();
         command.args(["delete", "--force", "theirs"]);
         drop(finish(command));
+        // runsc of 2026 pins a namespace in the root, unless it is told not to.
+        let pinned = format!("{}/null-netns", self.root);
+        if std::path::Path::new(&pinned).exists() {
+            let mut command = new_command("umount");
+            command.arg(pinned);
+            drop(finish(command));
+        }
     }
 }
 

@@ -55,7 +55,7 @@ impl Drop for Namespace {
     }
 }
 
-const SHOW: [&str; 3] = ["sh", "-c", "ip -o addr; grep -c : /proc/net/dev"];
+const SHOW: [&str; 3] = ["sh", "-c", "ip -o addr | sort; grep -c : /proc/net/dev"];
 
 fn none_is_a_loopback_alone(lab: &Lab) {
     let text = lab.run(&["--rm", "--network", "none"], &SHOW).expect_code(0).text();
