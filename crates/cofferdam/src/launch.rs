@@ -35,7 +35,7 @@ use crate::spec::{self, Ingredients, PrepareError, PreparedSpec};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError};
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
-use crate::supervise::{Launching, Mode, StartError, Started, Supervisor};
+use crate::supervise::{Clearing, Launching, Mode, StartError, Started, Supervisor};
 
 /// Requests that may wait for a supervisor at once.
 const COMMAND_QUEUE: usize = 64;
@@ -260,6 +260,7 @@ impl Launcher {
         cancel: impl Future<Output = ()>,
     ) -> Result<Container, LaunchError> {
         let (container, lock, record) = self.reserve(&prepared)?;
+        let clearing = Clearing::after_the_end(&prepared.spec.value, self.runtime.as_ref());
         let id = container.id.clone();
         let launching = Launching {
             state: self.state.clone(),
@@ -268,6 +269,7 @@ impl Launcher {
             container,
             lock,
             record,
+            clearing,
             stdio,
             mode,
         };

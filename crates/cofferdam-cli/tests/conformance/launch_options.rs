@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     case("options::a_bundle_runs_as_it_says", a_bundle_runs_as_it_says),
     case("options::a_bundle_bends_to_the_command_line", a_bundle_bends_to_the_command_line),
     case("options::a_dry_run_starts_nothing", a_dry_run_starts_nothing),
+    case("options::hooks_run_after_the_end", hooks_run_after_the_end).real(),
     case("options::labels_and_files_of_ids", labels_and_files_of_ids),
     case("options::no_descriptor_of_ours_gets_in", no_descriptor_of_ours_gets_in),
 ];
@@ -223,6 +224,21 @@ fn a_dry_run_starts_nothing(lab: &Lab) {
     {
         assert!(done.stderr.contains(reason), "{reason}: {}", done.stderr);
     }
+    lab.expect_clean();
+}
+
+fn hooks_run_after_the_end(lab: &Lab) {
+    let marker = lab.path().join("stopped");
+    let script = lab.path().join("hook");
+    std::fs::write(&script, format!("#!/bin/sh\necho once >> {}\n", marker.display())).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut config = spec(&["/bin/sh", "-c", "exit 4"]);
+    config["hooks"] = json!({ "poststop": [{ "path": script }] });
+    let path = bundle(lab.path(), "hooked", &config);
+    let (path, parent) = (path.to_string_lossy(), lab.cgroup_parent());
+    let args = ["run", "--rm", "--network", "none", "--cgroup-parent", &parent, "--bundle", &path];
+    drop(lab.cofferdam(&args).expect_code(4));
+    assert_eq!(std::fs::read_to_string(marker).unwrap(), "once\n");
     lab.expect_clean();
 }
 

@@ -3,10 +3,15 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::{CgroupPath, Cgroups};
 use crate::id::ContainerId;
 
+/// The pause before a cgroup that is still busy is tried again; each is twice the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest of these pauses: about 60 ms in all.
+const LAST_PAUSE: Duration = Duration::from_millis(32);
 /// How deep below a hierarchy's top a container's cgroup is looked for: a parent of three parts, and the container's.
 const SEARCH_DEPTH: usize = 4;
 
@@ -94,11 +99,25 @@ fn remove_tree(directory: &Path) -> io::Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    match std::fs::remove_dir(directory) {
+    match remove_when_empty(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
         }
         _ => Ok(()),
+    }
+}
+
+/// Removes a cgroup's directory. The kernel may count the last process in it for a moment after it was reaped.
+fn remove_when_empty(directory: &Path) -> io::Result<()> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match std::fs::remove_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && pause <= LAST_PAUSE => {
+                std::thread::park_timeout(pause);
+                pause *= 2;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod inventory;
 mod monitor;
 mod orphan;
 mod probe;
+mod remove;
 mod verbs;
 
 use std::io;
@@ -19,7 +20,7 @@ pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use monitor::{MonitorError, MonitorReply, MonitorRequest, StdioFiles, serve_monitor};
 pub use probe::{Found, RuntimeProbe};
-pub use verbs::RemoveOutcome;
+pub use remove::RemoveOutcome;
 
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::ExitReport;

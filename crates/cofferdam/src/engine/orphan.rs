@@ -20,7 +20,7 @@ use crate::lifecycle::Status;
 use crate::runtime::KillScope;
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, Record};
-use crate::supervise::{OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
+use crate::supervise::{Clearing, OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
 use crate::sys::{PidFd, from_raw_status};
 
 /// How often the kernel is asked for the status of a process that is dead by its pidfd and not yet so in /proc.
@@ -107,7 +107,7 @@ impl Engine {
                 cgroup: record.cgroup.as_ref(),
             };
             remains.end_processes(false, &mut report.cleanup);
-            clear_away(remains, &mut report.cleanup).await;
+            clear_away(remains, Clearing::ByRuntime, &mut report.cleanup).await;
             if record.remove {
                 forget(&self.state, &container, &record, &mut report.cleanup);
             } else if !report.cleanup.is_empty() {
@@ -267,7 +267,7 @@ impl Engine {
             cleanup,
         };
         container.write_report(&report)?;
-        clear_away(remains, &mut report.cleanup).await;
+        clear_away(remains, Clearing::ByRuntime, &mut report.cleanup).await;
         record.status = Status::Stopped;
         if record.remove {
             forget(&self.state, container, &record, &mut report.cleanup);

@@ -9,6 +9,8 @@ pub(super) struct Flavor {
     pub(super) without_cgroups: &'static [&'static str],
     /// Whether `list` and `ps` can print JSON.
     pub(super) prints_json: bool,
+    /// See `Runtime::leaves_only_files`: only where it was looked at.
+    pub(super) leaves_only_files: bool,
     /// Whether it refuses a host with controllers on both v1 and v2.
     pub(super) refuses_hybrid: bool,
 }
@@ -16,17 +18,26 @@ pub(super) struct Flavor {
 impl Flavor {
     pub(super) fn of(kind: RuntimeKind) -> Self {
         match kind {
-            RuntimeKind::Runc | RuntimeKind::Runsc => {
-                Self { without_cgroups: &["--rootless", "true"], prints_json: true, refuses_hybrid: false }
-            }
-            // "cgroups in hybrid mode not supported, drop all controllers from cgroupv2" (1.8.1).
+            RuntimeKind::Runc | RuntimeKind::Runsc => Self {
+                without_cgroups: &["--rootless", "true"],
+                prints_json: true,
+                leaves_only_files: true,
+                refuses_hybrid: false,
+            },
             RuntimeKind::Crun => Self {
                 without_cgroups: &["--cgroup-manager=disabled"],
                 prints_json: true,
+                leaves_only_files: false,
+                // "cgroups in hybrid mode not supported, drop all controllers from cgroupv2" (1.8.1).
                 refuses_hybrid: true,
             },
-            // Its `list` knows a table only (0.5.7).
-            RuntimeKind::Youki => Self { without_cgroups: &[], prints_json: false, refuses_hybrid: false },
+            RuntimeKind::Youki => Self {
+                without_cgroups: &[],
+                // Its `list` knows a table only (0.5.7).
+                prints_json: false,
+                leaves_only_files: false,
+                refuses_hybrid: false,
+            },
         }
     }
 }

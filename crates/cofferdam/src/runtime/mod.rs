@@ -170,6 +170,10 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Whether the container's pid is a sandbox's, which reports a guest's signal as exit code 128+n.
     fn is_sandbox(&self) -> bool;
 
+    /// Whether all that it keeps of a container after an orderly end are directories that carry the id: in its state
+    /// root, and the cgroups. Where it does, `delete` need not be called for a container without poststop hooks.
+    fn leaves_only_files(&self) -> bool;
+
     /// Changes a specification so that this runtime runs it as it is meant, and gives the flags that it needs.
     ///
     /// A pure function. Comes first of all calls.

@@ -61,6 +61,10 @@ impl Runtime for Runc {
         false
     }
 
+    fn leaves_only_files(&self) -> bool {
+        self.flavor.leaves_only_files
+    }
+
     fn prepare(
         &self,
         _editor: &mut SpecEditor,

@@ -18,21 +18,24 @@
 //! Invariant: files are written to a temporary name, synced and renamed, so a reader sees the old or the new, whole.
 //! A folder whose lock is free has no living supervisor.
 
+mod container;
+mod file;
 mod lock;
 mod record;
 
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{CWD, RenameFlags};
 
+pub use container::ContainerDir;
+use file::remove_tree;
+pub(crate) use file::write_atomically;
 pub use lock::{ContainerLock, lock_is_free};
 pub use record::{ProcessId, RECORD_VERSION, Record};
 
 use crate::error::{Code, Diagnose};
-use crate::exit::ExitReport;
 use crate::id::{ContainerId, ContainerName};
 
 /// The longest path of a state directory, in bytes: a socket's path is at most 107 (`sun_path`), and runsc makes
@@ -44,14 +47,6 @@ pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
 /// A state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDir {
-    path: PathBuf,
-}
-
-/// The folder of one container.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerDir {
-    /// The container.
-    pub id: ContainerId,
     path: PathBuf,
 }
 
@@ -395,141 +390,9 @@ impl StateDir {
     }
 }
 
-impl ContainerDir {
-    /// The folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The bundle that the runtime gets.
-    #[must_use]
-    pub fn bundle(&self) -> PathBuf {
-        self.path.join("bundle")
-    }
-
-    /// Where the supervisor listens.
-    #[must_use]
-    pub fn control_socket(&self) -> PathBuf {
-        self.path.join("control.sock")
-    }
-
-    /// Where the runtime sends a terminal.
-    #[must_use]
-    pub fn console_socket(&self) -> PathBuf {
-        self.path.join("console.sock")
-    }
-
-    /// Where the runtime writes the container's pid.
-    #[must_use]
-    pub fn pid_file(&self) -> PathBuf {
-        self.path.join("pid")
-    }
-
-    /// Whether what the container had on the machine has been taken away: the pid file goes last.
-    pub(crate) fn is_cleared(&self) -> bool {
-        !self.pid_file().exists()
-    }
-
-    /// The runtime's log.
-    #[must_use]
-    pub fn runtime_log(&self) -> PathBuf {
-        self.path.join("runtime.log")
-    }
-
-    pub(crate) fn lock_file(&self) -> PathBuf {
-        self.path.join("lock")
-    }
-
-    fn report_file(&self) -> PathBuf {
-        self.path.join("report.json")
-    }
-
-    fn edits_file(&self) -> PathBuf {
-        self.path.join("edits.json")
-    }
-
-    /// Writes the report of the container's end.
-    ///
-    /// # Errors
-    /// [`StateError::File`].
-    pub fn write_report(&self, report: &ExitReport) -> Result<(), StateError> {
-        write_json(&self.report_file(), report)
-    }
-
-    /// Reads the report of the container's end; `None` when it has not ended.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn read_report(&self) -> Result<Option<ExitReport>, StateError> {
-        record::read_versioned(&self.report_file(), crate::exit::REPORT_VERSION)
-    }
-
-    /// Writes how the specification was changed.
-    ///
-    /// # Errors
-    /// [`StateError::File`].
-    pub fn write_edits(&self, edits: &[crate::spec::Edit]) -> Result<(), StateError> {
-        write_json(&self.edits_file(), &edits)
-    }
-
-    /// Reads how the specification was changed; empty when that is not known.
-    #[must_use]
-    pub fn read_edits(&self) -> Vec<crate::spec::Edit> {
-        std::fs::read(self.edits_file())
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
-    }
-}
-
 /// Whether the name of a folder is one of a container that is half made or half removed.
 fn is_unborn(name: &str) -> bool {
     name.strip_prefix('.').is_some_and(|id| id.parse::<ContainerId>().is_ok())
-}
-
-/// Removes a directory with all that is in it; others may be at it too.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    loop {
-        match std::fs::remove_dir_all(path) {
-            // Something in it went first, or all of it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && path.exists() => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            result => return result,
-        }
-    }
-}
-
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), StateError> {
-    let failed = |source| StateError::File { path: path.to_owned(), what: "written", source };
-    let text = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
-    write_atomically(path, |out| out.write_all(&text)).map_err(failed)
-}
-
-/// Writes a file so that a reader sees the old content or the new, whole, also after a crash.
-pub(crate) fn write_atomically(
-    path: &Path,
-    write: impl FnOnce(&mut std::fs::File) -> io::Result<()>,
-) -> io::Result<()> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.{unique}", std::process::id()));
-    let result = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .and_then(|mut file| {
-            write(&mut file)?;
-            file.sync_data()
-        })
-        .and_then(|()| std::fs::rename(&temporary, path));
-    if result.is_err() {
-        // It may not have been made at all.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    result
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerDir, StateError, write_json};
+use super::file::write_json;
+use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;

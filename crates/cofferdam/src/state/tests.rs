@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use std::io::Write;
+
 use super::*;
 
 fn state() -> (tempfile::TempDir, StateDir) {

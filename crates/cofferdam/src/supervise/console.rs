@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::net::UnixListener;
 
+use super::error::{StartError, supervision};
 use super::stdio::OurEnds;
-use super::supervisor::{StartError, supervision};
 use crate::runtime::RuntimeError;
 
 /// How long a runtime that has succeeded may take to have sent the terminal.

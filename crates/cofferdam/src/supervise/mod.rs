@@ -13,13 +13,22 @@
 
 pub(crate) mod console;
 pub mod control;
-mod finish;
-pub(crate) mod leftovers;
+mod end;
+mod error;
+mod leftovers;
+mod remains;
+mod requests;
 pub mod stdio;
 mod supervisor;
+mod target;
+mod watch;
 
-pub(crate) use finish::{Remains, clear_away, complete, forget, remove_state_leftovers, runtime_words};
+pub use error::StartError;
+pub(crate) use error::supervision;
 pub(crate) use leftovers::{Marks, end_everything};
-pub(crate) use supervisor::supervision;
-pub(crate) use supervisor::{Launching, Mode, OwnedTarget, Supervisor};
-pub use supervisor::{StartError, Started};
+pub(crate) use remains::{
+    Clearing, Remains, clear_away, complete, forget, remove_state_leftovers, runtime_words,
+};
+pub use supervisor::Started;
+pub(crate) use supervisor::{Launching, Mode, Supervisor};
+pub(crate) use target::OwnedTarget;

@@ -1,10 +1,13 @@
 //! The end of a container: evidence first, then the report, then clean-up in the reverse order of making.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use super::OwnedTarget;
+use serde_json::Value;
+
 use super::leftovers::{Marks, end_everything};
+use super::target::OwnedTarget;
 use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
 use crate::cgroup::{CgroupPath, ContainerCgroup, MemoryCounters, Usage, read_usage, remove_leftovers};
 use crate::error::{Code, Failure};
@@ -98,25 +101,44 @@ pub(crate) fn complete(death: &mut Death, counters: &Counters, process: Option<&
     }
 }
 
-/// Takes away what the runtime and we have made, but the container's folder and its name. Goes on after an error.
-pub(crate) async fn clear_away(remains: Remains<'_>, errors: &mut Vec<Failure>) {
-    let target = remains.target.target();
-    if let Err(first) = remains.runtime.delete(target, false).await {
-        tracing::debug!(error = %first, "delete failed; trying with force");
-        if let Err(error) = remains.runtime.delete(target, true).await
-            && !matches!(remains.runtime.state(target).await, Err(RuntimeError::NoContainer(_)))
-        {
-            let mut failure = Failure::of(&error);
-            failure.why.push(format!("without force: {}", Failure::of(&first)));
-            errors.push(failure);
+/// Who takes away what a runtime has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Clearing {
+    /// The runtime, by its command `delete`: always right.
+    ByRuntime,
+    /// We: the container has ended in an orderly way, and what is left of it are directories that carry its id. To
+    /// start the runtime once more for that costs as much as a tenth of the whole run.
+    ByUs,
+}
+
+impl Clearing {
+    /// Who can take away a container that was made from this specification, once it has ended.
+    pub(crate) fn after_the_end(spec: &Value, runtime: &dyn Runtime) -> Self {
+        let has_hooks =
+            spec.pointer("/hooks/poststop").and_then(Value::as_array).is_some_and(|hooks| !hooks.is_empty());
+        // A group of the resctrl file system, which only the runtime knows by name.
+        let has_cache_limits = spec.pointer("/linux/intelRdt").is_some_and(|rdt| !rdt.is_null());
+        if has_hooks || has_cache_limits || !runtime.leaves_only_files() {
+            Self::ByRuntime
+        } else {
+            Self::ByUs
         }
     }
-    if let Some(path) = remains.cgroup
-        && let Err(error) = remove_leftovers(&remains.host.cgroups, path)
-    {
-        errors.push(failure("the container's cgroup is left", &error));
+}
+
+/// Takes away what the runtime and we have made, but the container's folder and its name. Goes on after an error.
+pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors: &mut Vec<Failure>) {
+    if clearing == Clearing::ByRuntime {
+        delete_by_runtime(remains, errors).await;
     }
-    remove_state_leftovers(&remains.runtime.config().root, &remains.container.id);
+    let mut left = remove_directories(remains);
+    if left.is_err() && clearing == Clearing::ByUs {
+        delete_by_runtime(remains, errors).await;
+        left = remove_directories(remains);
+    }
+    if let Err(error) = left {
+        errors.push(failure("something of the container is left", &error));
+    }
     // The pid file last: as long as it is there, the rest may be.
     for file in
         [remains.container.console_socket(), remains.container.control_socket(), remains.container.pid_file()]
@@ -126,15 +148,45 @@ pub(crate) async fn clear_away(remains: Remains<'_>, errors: &mut Vec<Failure>) 
     }
 }
 
+async fn delete_by_runtime(remains: Remains<'_>, errors: &mut Vec<Failure>) {
+    let target = remains.target.target();
+    let Err(first) = remains.runtime.delete(target, false).await else { return };
+    tracing::debug!(error = %first, "delete failed; trying with force");
+    if let Err(error) = remains.runtime.delete(target, true).await
+        && !matches!(remains.runtime.state(target).await, Err(RuntimeError::NoContainer(_)))
+    {
+        let mut failure = Failure::of(&error);
+        failure.why.push(format!("without force: {}", Failure::of(&first)));
+        errors.push(failure);
+    }
+}
+
+fn remove_directories(remains: Remains<'_>) -> io::Result<()> {
+    let cgroups = remains.cgroup.map_or(Ok(()), |path| remove_leftovers(&remains.host.cgroups, path));
+    let state = remove_state_leftovers(&remains.runtime.config().root, &remains.container.id);
+    cgroups.and(state)
+}
+
 /// Removes what a runtime whose call was cut short leaves in its state root (locks and sockets of runsc): the root is
 /// ours alone, and the whole id is in the name of each.
-pub(crate) fn remove_state_leftovers(root: &Path, id: &ContainerId) {
+///
+/// # Errors
+/// The last entry that could not be removed; the others are still tried.
+pub(crate) fn remove_state_leftovers(root: &Path, id: &ContainerId) -> io::Result<()> {
+    let mut result = Ok(());
     for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().contains(id.as_str()) {
-            // One of the two fits; what a runtime has removed meanwhile is gone, which is what is wanted.
-            let _ = std::fs::remove_file(entry.path()).or_else(|_| std::fs::remove_dir_all(entry.path()));
+        if !entry.file_name().to_string_lossy().contains(id.as_str()) {
+            continue;
+        }
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let path = entry.path();
+        let removed = if is_directory { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => result = Err(error),
+            _ => {}
         }
     }
+    result
 }
 
 /// Takes the folder and the name away: the container is forgotten.

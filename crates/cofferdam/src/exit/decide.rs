@@ -1,0 +1,140 @@
+//! From what was seen of a death to its cause: a pure function.
+
+use std::time::Duration;
+
+use super::{AskedBy, Cause, Evidence, OomVictim, ProcessEnd, SentSignal};
+use crate::cgroup::MemoryCounters;
+use crate::error::{Code, Failure};
+use crate::signal::Signal;
+
+/// Everything that was seen of a death.
+#[derive(Debug, Clone)]
+pub struct Death {
+    /// The pid that was waited for.
+    pub pid: i32,
+    /// How it ended.
+    pub end: ProcessEnd,
+    /// Whether the status is the kernel's record of a process that was not our child.
+    pub from_pidfd: bool,
+    /// Whether the process stands for a sandbox, which reports a guest's signal as exit code 128+n.
+    pub sandboxed: bool,
+    /// The signals that we sent, oldest first.
+    pub sent: Vec<SentSignal>,
+    /// The time limit, if it was reached.
+    pub timed_out: Option<Duration>,
+    /// The counters after the end; `None` where there are none.
+    pub memory: Option<MemoryCounters>,
+    /// Whether the kernel's log says that it killed this very process for lack of memory: its line, or that it does
+    /// not. `None` where the log was not asked, or cannot tell.
+    pub oom_line: Option<Result<String, NotInLog>>,
+    /// How a helper of the sandbox died before it, if one did.
+    pub helper: Option<HelperDeath>,
+}
+
+/// The kernel's log is complete, and names no kill of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotInLog;
+
+/// The death of a sandbox's helper process, before the sandbox's own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HelperDeath {
+    /// What it was, such as `gofer (pid 12)`.
+    pub helper: String,
+    /// How it ended.
+    pub end: ProcessEnd,
+}
+
+/// Decides the cause of a death from what was seen of it.
+#[must_use]
+pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
+    let mut evidence = vec![wait_status(death)];
+    evidence.extend(death.sent.iter().map(|sent| Evidence::SignalSent {
+        signal: sent.signal,
+        by: sent.by,
+        at: sent.at,
+    }));
+    let oom_kills = death.memory.as_ref().map_or(0, |memory| memory.oom_kill);
+    if let Some(counters) = death.memory.clone() {
+        evidence.push(Evidence::Memory { counters });
+    }
+    let asked_by = death.sent.last().map(|sent| sent.by);
+    if let Some(limit) = death.timed_out {
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        return (Cause::TimedOut { limit_ms }, Some(AskedBy::Timeout), evidence);
+    }
+    let was_sent =
+        |signal: Signal| death.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by);
+    match death.end {
+        ProcessEnd::Signaled { signal, .. }
+            if death.may_be_oom_kill()
+                && was_sent(signal).is_none()
+                && death.oom_line != Some(Err(NotInLog)) =>
+        {
+            if let Some(Ok(line)) = death.oom_line.clone() {
+                evidence.push(Evidence::KernelLog { line });
+            }
+            (Cause::OomKilled { victim: OomVictim::Init }, None, evidence)
+        }
+        ProcessEnd::Signaled { signal, .. } => match &death.helper {
+            Some(helper) if was_sent(signal).is_none() => lost_helper(helper, evidence),
+            _ => (Cause::Signaled { signal }, was_sent(signal), evidence),
+        },
+        ProcessEnd::Exited(code) => {
+            if let Some(helper) = &death.helper {
+                return lost_helper(helper, evidence);
+            }
+            if code == Signal::KILL.shell_code() && oom_kills > 0 && was_sent(Signal::KILL).is_none() {
+                return (Cause::OomKilled { victim: OomVictim::Child }, None, evidence);
+            }
+            let guest_signal = code.checked_sub(128).and_then(|n| Signal::from_number(i32::from(n)));
+            let Some(signal) = guest_signal.filter(|_| death.sandboxed) else {
+                return (Cause::Exited { code }, asked_by, evidence);
+            };
+            let sent_by = was_sent(signal);
+            evidence.push(Evidence::Ambiguous {
+                explanation: format!(
+                    "gVisor reports a guest that exits {code} and one that {signal} ends in the same way; {}",
+                    if sent_by.is_some() {
+                        "cofferdam had sent that signal"
+                    } else {
+                        "cofferdam had not sent it"
+                    }
+                ),
+            });
+            match sent_by {
+                Some(by) => (Cause::Signaled { signal }, Some(by), evidence),
+                None => (Cause::Exited { code }, asked_by, evidence),
+            }
+        }
+    }
+}
+
+impl Death {
+    /// Whether SIGKILL ended it and the kernel has killed some process of its cgroup for lack of memory. Which one,
+    /// the counter does not say.
+    #[must_use]
+    pub fn may_be_oom_kill(&self) -> bool {
+        let killed = matches!(self.end, ProcessEnd::Signaled { signal, .. } if signal == Signal::KILL);
+        killed && self.memory.as_ref().is_some_and(|memory| memory.oom_kill > 0)
+    }
+}
+
+fn wait_status(death: &Death) -> Evidence {
+    let (code, signal, core_dumped) = match death.end {
+        ProcessEnd::Exited(code) => (Some(code), None, false),
+        ProcessEnd::Signaled { signal, core_dumped } => (None, Some(signal), core_dumped),
+    };
+    Evidence::WaitStatus { pid: death.pid, code, signal, core_dumped, from_pidfd: death.from_pidfd }
+}
+
+fn lost_helper(helper: &HelperDeath, mut evidence: Vec<Evidence>) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
+    let how = helper.end.to_string();
+    evidence.push(Evidence::HelperDied { helper: helper.helper.clone(), how: how.clone() });
+    let failure = Failure {
+        code: Code::RuntimeLost,
+        what: format!("the sandbox lost its {}, which {how}", helper.helper),
+        why: vec![],
+        next: Some("look for who killed it: the kernel log, a memory limit around cofferdam itself".into()),
+    };
+    (Cause::RuntimeLost { failure }, None, evidence)
+}

@@ -1,0 +1,104 @@
+//! The folder of one container: where each file of it is.
+
+use std::path::{Path, PathBuf};
+
+use super::file::write_json;
+use super::{StateError, record};
+use crate::exit::ExitReport;
+use crate::id::ContainerId;
+
+/// The folder of one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDir {
+    /// The container.
+    pub id: ContainerId,
+    pub(super) path: PathBuf,
+}
+
+impl ContainerDir {
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bundle that the runtime gets.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path.join("bundle")
+    }
+
+    /// Where the supervisor listens.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
+    /// Where the runtime sends a terminal.
+    #[must_use]
+    pub fn console_socket(&self) -> PathBuf {
+        self.path.join("console.sock")
+    }
+
+    /// Where the runtime writes the container's pid.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.path.join("pid")
+    }
+
+    /// Whether what the container had on the machine has been taken away: the pid file goes last.
+    pub(crate) fn is_cleared(&self) -> bool {
+        !self.pid_file().exists()
+    }
+
+    /// The runtime's log.
+    #[must_use]
+    pub fn runtime_log(&self) -> PathBuf {
+        self.path.join("runtime.log")
+    }
+
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    fn report_file(&self) -> PathBuf {
+        self.path.join("report.json")
+    }
+
+    fn edits_file(&self) -> PathBuf {
+        self.path.join("edits.json")
+    }
+
+    /// Writes the report of the container's end.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn write_report(&self, report: &ExitReport) -> Result<(), StateError> {
+        write_json(&self.report_file(), report)
+    }
+
+    /// Reads the report of the container's end; `None` when it has not ended.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read_report(&self) -> Result<Option<ExitReport>, StateError> {
+        record::read_versioned(&self.report_file(), crate::exit::REPORT_VERSION)
+    }
+
+    /// Writes how the specification was changed.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub fn write_edits(&self, edits: &[crate::spec::Edit]) -> Result<(), StateError> {
+        write_json(&self.edits_file(), &edits)
+    }
+
+    /// Reads how the specification was changed; empty when that is not known.
+    #[must_use]
+    pub fn read_edits(&self) -> Vec<crate::spec::Edit> {
+        std::fs::read(self.edits_file())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+}

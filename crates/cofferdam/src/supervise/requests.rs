@@ -1,0 +1,186 @@
+//! What callers ask of a running container, carried out by the task that owns it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use super::control::{Answer, Command, Request};
+use super::supervisor::{Made, Supervisor};
+use crate::bundle::read_config;
+use crate::error::{Code, Failure};
+use crate::exit::{AskedBy, SentSignal};
+use crate::lifecycle::{Status, Verb};
+use crate::request::Limits;
+use crate::rootfs::{Rootfs, check_process};
+use crate::runtime::KillScope;
+use crate::signal::Signal;
+use crate::spec::SpecView;
+use crate::sys::PidFd;
+
+impl Supervisor {
+    pub(super) async fn handle(&mut self, command: Command, made: &Made) {
+        let Command { request, reply } = command;
+        let outcome = match request {
+            Request::Wait => {
+                self.waiting.push(reply);
+                return;
+            }
+            Request::Stop { signal, grace_ms, by } => {
+                let stopping = self.record.stopping;
+                let grace = grace_ms.map_or(stopping.grace, Duration::from_millis);
+                match self.begin_stop(made, signal.unwrap_or(stopping.signal), grace, by).await {
+                    Ok(()) => {
+                        self.waiting.push(reply);
+                        return;
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            Request::Kill { signal, all, by } => match self.check(Verb::Kill) {
+                Ok(()) => self.send(made, signal, all, by).await,
+                Err(failure) => Err(failure),
+            },
+            Request::Start => self.start(made).await,
+            Request::Pause => self.pause().await,
+            Request::Resume => self.resume().await,
+            Request::Update { limits } => self.update(&limits).await,
+        };
+        // The caller may have gone.
+        let _ = reply.send(match outcome {
+            Ok(()) => Answer::Done,
+            Err(failure) => Answer::Failed(failure),
+        });
+    }
+
+    pub(super) async fn start(&mut self, made: &Made) -> Result<(), Failure> {
+        self.check(Verb::Start)?;
+        let started = match self.look_again() {
+            Ok(()) => self.runtime.start(self.target.target()).await.map_err(|error| Failure::of(&error)),
+            Err(failure) => Err(failure),
+        };
+        match started {
+            Ok(()) => {
+                self.has_started();
+                self.note(Status::Running);
+                Ok(())
+            }
+            Err(failure) => {
+                self.start_failure = Some(failure.clone());
+                // runsc's sandbox has ended by itself; runc's process still waits.
+                if let Some(process) = &made.init.pidfd {
+                    // ESRCH: it has ended.
+                    let _ = process.signal(Signal::KILL);
+                }
+                self.remains().end_processes(true, &mut vec![]);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Whether the command is still there: under runc, one that has gone since looks like the container's own exit 1.
+    pub(super) fn look_again(&self) -> Result<(), Failure> {
+        let (Ok(rootfs), Ok(config)) =
+            (Rootfs::open(&self.record.rootfs), read_config(&self.container.bundle()))
+        else {
+            return Ok(());
+        };
+        check_process(&rootfs, SpecView::of(&config), &self.host).map_err(|error| Failure::of(&error))
+    }
+
+    pub(super) async fn pause(&mut self) -> Result<(), Failure> {
+        self.check(Verb::Pause)?;
+        self.runtime.pause(self.target.target()).await.map_err(|error| Failure::of(&error))?;
+        self.note(Status::Paused);
+        Ok(())
+    }
+
+    pub(super) async fn resume(&mut self) -> Result<(), Failure> {
+        self.check(Verb::Resume)?;
+        self.runtime.resume(self.target.target()).await.map_err(|error| Failure::of(&error))?;
+        self.note(Status::Running);
+        Ok(())
+    }
+
+    pub(super) async fn update(&mut self, limits: &Limits) -> Result<(), Failure> {
+        self.check(Verb::Update)?;
+        let scratch = self.container.path();
+        self.runtime
+            .update(self.target.target(), limits, scratch)
+            .await
+            .map_err(|error| Failure::of(&error))?;
+        self.record.limits = self.record.limits.overlaid_with(limits);
+        self.note(self.record.status);
+        Ok(())
+    }
+
+    /// A frozen container cannot be ended: thaw it first.
+    pub(super) async fn thaw(&mut self) {
+        if self.record.status == Status::Paused {
+            self.resume().await.unwrap_or_else(log_failure);
+        }
+    }
+
+    pub(super) async fn begin_stop(
+        &mut self,
+        made: &Made,
+        signal: Signal,
+        grace: Duration,
+        by: AskedBy,
+    ) -> Result<(), Failure> {
+        self.thaw().await;
+        let started = self.record.status != Status::Created;
+        // A process that has not started has no handler for the signal, and nothing to lose.
+        let (signal, grace) = if started { (signal, grace) } else { (Signal::KILL, Duration::ZERO) };
+        self.kill_at = Some((Instant::now() + grace, by));
+        self.send(made, signal, false, by).await
+    }
+
+    /// Sends a signal and remembers it: it decides how an ambiguous end is read.
+    pub(super) async fn send(
+        &mut self,
+        made: &Made,
+        signal: Signal,
+        all: bool,
+        by: AskedBy,
+    ) -> Result<(), Failure> {
+        // Before it is sent: the container may be dead when the call returns.
+        self.sent.push(SentSignal { signal, by, at: Timestamp::now() });
+        let Some(process) = &made.init.pidfd else { return Ok(()) };
+        // SIGKILL to the sandbox works even when it hangs; other signals are for the guest inside.
+        let direct = !all && (!self.record.sandboxed || signal == Signal::KILL);
+        let result = if direct {
+            return signal_directly(process, signal);
+        } else {
+            let scope = if all { KillScope::All } else { KillScope::Init };
+            self.runtime.kill(self.target.target(), signal, scope).await
+        };
+        match result {
+            Ok(()) => Ok(()),
+            // It ended between the question and the answer.
+            Err(_) if process.has_ended().unwrap_or(false) => Ok(()),
+            Err(error) => {
+                self.sent.pop();
+                Err(Failure::of(&error))
+            }
+        }
+    }
+}
+
+fn signal_directly(process: &PidFd, signal: Signal) -> Result<(), Failure> {
+    match process.signal(signal) {
+        // It ended meanwhile.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        Ok(()) => Ok(()),
+        Err(error) => Err(Failure {
+            code: Code::Internal,
+            what: format!("{signal} could not be sent"),
+            why: vec![error.to_string()],
+            next: None,
+        }),
+    }
+}
+
+pub(super) fn log_failure(failure: Failure) {
+    tracing::warn!(%failure, "a request could not be carried out");
+}

@@ -1,0 +1,95 @@
+//! Waiting for the end of a container: its own, its gofer's, a deadline's, a caller's.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::control::Command;
+use super::requests::log_failure;
+use super::supervisor::{Made, Supervisor};
+use crate::exit::{AskedBy, Death, HelperDeath, ProcessEnd};
+use crate::process::Claim;
+use crate::signal::Signal;
+
+/// How long a sandbox may live on after its gofer was killed, before it is ended too.
+const GOFER_GRACE: Duration = Duration::from_secs(2);
+
+impl Supervisor {
+    /// Waits for the end of the container and serves callers meanwhile.
+    pub(super) async fn watch(&mut self, made: &mut Made, commands: &mut mpsc::Receiver<Command>) -> Death {
+        let pid = made.init.pid;
+        let mut helper = None;
+        let mut gofer = made.gofer.take();
+        let end = loop {
+            let deadline = [self.kill_at.map(|(at, _)| at), self.end_at].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                end = &mut made.init.end => break end,
+                end = gofer_end(gofer.as_mut()) => {
+                    gofer = None;
+                    if let Some(death) = end {
+                        tracing::warn!(gofer = %death.helper, "the sandbox lost its gofer");
+                        helper = Some(death);
+                        self.kill_at = Some((Instant::now() + GOFER_GRACE, AskedBy::Stop));
+                    }
+                }
+                () = sleep_until(deadline) => self.on_deadline(made, helper.is_some()).await,
+                Some(command) = commands.recv() => self.handle(command, made).await,
+            }
+        };
+        Death {
+            pid,
+            end: end.expect("the reaper's thread lives as long as the process and answers every watch"),
+            from_pidfd: false,
+            sandboxed: self.record.sandboxed,
+            sent: std::mem::take(&mut self.sent),
+            timed_out: self.timed_out,
+            memory: None,
+            oom_line: None,
+            helper,
+        }
+    }
+
+    pub(super) async fn on_deadline(&mut self, made: &Made, gofer_is_dead: bool) {
+        let now = Instant::now();
+        if let Some((at, by)) = self.kill_at
+            && at <= now
+        {
+            self.kill_at = None;
+            if gofer_is_dead {
+                // Not a signal that anybody asked for: the evidence is the gofer's death.
+                if let Some(process) = &made.init.pidfd {
+                    // ESRCH: it has just ended.
+                    let _ = process.signal(Signal::KILL);
+                }
+                return;
+            }
+            self.thaw().await;
+            self.send(made, Signal::KILL, !self.record.own_pid_namespace, by)
+                .await
+                .unwrap_or_else(log_failure);
+        }
+        if self.end_at.is_some_and(|at| at <= now) {
+            self.end_at = None;
+            self.timed_out = self.record.stopping.timeout;
+            let (signal, grace) = (self.record.stopping.signal, self.record.stopping.grace);
+            self.begin_stop(made, signal, grace, AskedBy::Timeout).await.unwrap_or_else(log_failure);
+        }
+    }
+}
+
+/// Resolves when the gofer has ended; with its death if that was not a plain exit. Never, without a gofer.
+async fn gofer_end(gofer: Option<&mut Claim>) -> Option<HelperDeath> {
+    let Some(gofer) = gofer else { return std::future::pending().await };
+    let end = (&mut gofer.end).await.ok()?;
+    // A gofer exits by itself when the sandbox closes its connection, which may be seen before the sandbox's end.
+    (end != ProcessEnd::Exited(0)).then(|| HelperDeath { helper: format!("gofer (pid {})", gofer.pid), end })
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

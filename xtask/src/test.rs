@@ -1,0 +1,45 @@
+//! All tests, and what they need.
+
+use anyhow::{Result, bail};
+use clap::Args;
+use xshell::{Shell, cmd};
+
+use crate::{packages, runtimes, step};
+
+/// Programs that the tests use, with Debian's packages of them.
+const NEEDED: [(&str, &str); 5] = [
+    ("runc", "runc"),
+    ("crun", "crun"),
+    ("busybox", "busybox-static"),
+    ("ip", "iproute2"),
+    ("script", "bsdutils"),
+];
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Install nothing: what is missing is skipped, visibly
+    #[arg(long)]
+    no_install: bool,
+    /// Run those tests alone whose name contains this
+    filter: Vec<String>,
+}
+
+pub(crate) fn run(shell: &Shell, args: &TestArgs) -> Result<()> {
+    if !packages::is_root() {
+        bail!("the tests run containers: run them as root (sudo --preserve-env=PATH,HOME cargo xtask test)");
+    }
+    if !args.no_install {
+        packages::install(shell, &NEEDED)?;
+        runtimes::fetch_debian(shell)?;
+        if let Err(error) = runtimes::build_head(shell) {
+            println!("runsc of today is skipped: {error:#}");
+        }
+    }
+    step("building");
+    cmd!(shell, "cargo build --package cofferdam-testkit --bins").quiet().run()?;
+    step("running the tests");
+    let filter = &args.filter;
+    let features = "cofferdam-cli/failpoints";
+    cmd!(shell, "cargo test --workspace --features {features} -- {filter...}").quiet().run()?;
+    Ok(())
+}
