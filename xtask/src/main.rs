@@ -9,6 +9,8 @@ mod runtimes;
 mod test;
 mod tidy;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use xshell::Shell;
@@ -37,7 +39,17 @@ enum Task {
     Runsc,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let cli = Cli::parse();
     let shell = Shell::new().context("there is no current directory")?;
     shell.change_dir(cofferdam_testkit::runtimes::workspace().canonicalize()?);
