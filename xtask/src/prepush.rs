@@ -6,7 +6,7 @@ use xshell::{Shell, cmd};
 use crate::{packages, step, tidy};
 
 /// Version of cargo-deny that is installed where none is.
-const CARGO_DENY: &str = "cargo-deny@0.19";
+const CARGO_DENY: &str = "cargo-deny@0.19.0";
 
 pub(crate) fn run(shell: &Shell) -> Result<()> {
     step("format");

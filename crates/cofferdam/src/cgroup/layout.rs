@@ -52,7 +52,8 @@ impl Cgroups {
     }
 
     /// Reads the layout off the text of `/proc/self/mountinfo`; `controllers_of` tells the controllers of a v2 mount.
-    fn from_mountinfo(mountinfo: &str, controllers_of: impl Fn(&Path) -> Vec<String>) -> Self {
+    #[must_use]
+    pub fn from_mountinfo(mountinfo: &str, controllers_of: impl Fn(&Path) -> Vec<String>) -> Self {
         let mut v1 = BTreeMap::new();
         let mut v2 = None;
         for line in mountinfo.lines() {

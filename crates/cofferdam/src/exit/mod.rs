@@ -2,7 +2,7 @@
 //!
 //! Invariant: a cause is what the evidence shows. What cannot be told apart is said to be so
 //! ([`Evidence::Ambiguous`]); an exit code is never made up.
-//! Not here: collecting the evidence (`supervise`). [`decide`] is a pure function of it.
+//! Not here: collecting the evidence (`supervise`). [`decide()`] is a pure function of it.
 
 mod decide;
 mod words;

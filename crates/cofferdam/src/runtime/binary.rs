@@ -214,7 +214,10 @@ impl Binary {
 }
 
 /// Parses a pid file: a positive number and nothing else.
-pub(super) fn parse_pid_file(text: &[u8]) -> Result<i32, String> {
+///
+/// # Errors
+/// What it holds instead.
+pub fn parse_pid_file(text: &[u8]) -> Result<i32, String> {
     let text = std::str::from_utf8(text).map_err(|_| "the pid file is not text".to_owned())?;
     match text.trim().parse::<i32>() {
         Ok(pid) if pid > 0 => Ok(pid),

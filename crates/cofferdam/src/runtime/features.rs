@@ -185,7 +185,8 @@ async fn ask(binary: &Path, args: &[&str]) -> Result<String, RuntimeError> {
 }
 
 /// The commands in a help text: indented lines of a word and its description.
-fn parse_commands(help: &str) -> BTreeSet<String> {
+#[must_use]
+pub fn parse_commands(help: &str) -> BTreeSet<String> {
     help.lines()
         .filter(|line| line.starts_with([' ', '\t']))
         .filter_map(|line| {
@@ -198,7 +199,8 @@ fn parse_commands(help: &str) -> BTreeSet<String> {
 }
 
 /// The flags in a help text: the words before the description that begin with a dash.
-fn parse_flags(help: &str) -> BTreeSet<String> {
+#[must_use]
+pub fn parse_flags(help: &str) -> BTreeSet<String> {
     help.lines()
         .filter(|line| line.trim_start().starts_with('-'))
         .flat_map(|line| line.split_whitespace().take_while(|word| word.starts_with('-')))

@@ -28,13 +28,14 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use binary::parse_pid_file;
 pub use failure::{CommandFailure, Lacks, RuntimeError};
-pub use features::{Features, KernelFacts};
+pub use features::{Features, KernelFacts, parse_commands, parse_flags};
 pub(crate) use locate::find_program;
 pub use locate::{LocateError, RuntimeKind, locate};
 pub use log::last_error;
 pub use parse::{ListedContainer, RuntimeState, parse_list, parse_process_table, parse_state};
-pub use version::RuntimeVersion;
+pub use version::{RuntimeVersion, parse_version};
 
 use crate::host::HostFacts;
 use crate::id::ContainerId;

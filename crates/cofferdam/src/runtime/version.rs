@@ -43,7 +43,8 @@ impl fmt::Display for RuntimeVersion {
 }
 
 /// Reads which runtime and version a binary says it is from the output of its `--version`.
-pub(super) fn parse_version(output: &str) -> Option<(RuntimeKind, RuntimeVersion)> {
+#[must_use]
+pub fn parse_version(output: &str) -> Option<(RuntimeKind, RuntimeVersion)> {
     output.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         let kind = match words.next()? {

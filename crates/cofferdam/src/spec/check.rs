@@ -13,8 +13,11 @@ use crate::request::{Refused, check_cwd, check_env_entry, check_string};
 /// A uid or gid of -1, which the kernel takes for "no change".
 const NO_ID: u32 = u32::MAX;
 
-/// Checks a specification's meaning. Its syntax has been checked by parsing it.
-pub(crate) fn check(spec: &Value) -> Result<(), Refused> {
+/// Checks a bundle's specification. Its syntax has been checked by parsing it.
+///
+/// # Errors
+/// [`Refused`] names the field that cannot be right.
+pub fn check(spec: &Value) -> Result<(), Refused> {
     let typed: Spec = serde_json::from_value(spec.clone())
         .map_err(|error| Refused::new("config.json", format!("it is not an OCI specification: {error}")))?;
     check_version(typed.version())?;

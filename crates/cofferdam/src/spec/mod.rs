@@ -20,6 +20,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use check::check as check_config;
 pub use edit::{Edit, EditAction, SpecEditor};
 pub use network::NetworkChoice;
 pub use view::SpecView;

@@ -6,7 +6,7 @@
 //!
 //! - A reader that is gone (EPIPE): the container's pipe is closed, so that it gets EPIPE too, as in a shell.
 //! - A reader that fails otherwise (a full disk): the rest is read into nothing and counted.
-//! - Somebody outside the container who keeps the pipe open after its end: given up after [`HOLDOUT_LIMIT`].
+//! - Somebody outside the container who keeps the pipe open after its end: given up after a moment.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
