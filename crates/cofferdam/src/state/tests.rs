@@ -83,7 +83,12 @@ fn containers_are_found_by_id_name_and_prefix() {
     }
     state.remove_container(&state.container(&one)).unwrap();
     assert!(state.find(one.as_str()).is_err());
-    assert_eq!(std::fs::read_dir(state.path().join("containers")).unwrap().count(), 1);
+    let left: Vec<_> = state.containers().unwrap().into_iter().map(|container| container.id).collect();
+    assert_eq!(left, [two]);
+    let hidden = |entry: &std::fs::DirEntry| is_unborn(&entry.file_name().to_string_lossy());
+    assert!(
+        !std::fs::read_dir(state.path().join("containers")).unwrap().flatten().any(|entry| hidden(&entry))
+    );
 }
 
 #[test]
