@@ -83,7 +83,9 @@ fn processes(wanted: impl Fn(&str, &str) -> bool) -> Vec<String> {
 
 fn mounts(wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter(|line| wanted(line)).map(|line| format!("mount {line}")).collect()
+    // `ip netns add` makes it once, and leaves it.
+    let is_of_ip = |line: &str| line.split(' ').nth(4) == Some("/run/netns");
+    text.lines().filter(|line| wanted(line) && !is_of_ip(line)).map(|line| format!("mount {line}")).collect()
 }
 
 /// Cgroups by the name of their last part, three levels deep in each hierarchy.

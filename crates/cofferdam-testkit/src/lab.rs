@@ -249,9 +249,9 @@ impl Lab {
             );
         }
         let roots = entries(&self.state().join("runtime"));
-        left.extend(
-            roots.iter().flat_map(|root| entries(root)).map(|path| format!("state {}", path.display())),
-        );
+        // crun keeps compiled seccomp profiles, which belong to no container.
+        let states = roots.iter().flat_map(|root| entries(root)).filter(|path| !path.ends_with(".cache"));
+        left.extend(states.map(|path| format!("state {}", path.display())));
         // Runtimes may keep files of their own in a root filesystem (`.gvisor.filestore`), and must not.
         let is_hidden =
             |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));

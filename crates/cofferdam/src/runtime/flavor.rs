@@ -11,6 +11,8 @@ pub(super) struct Flavor {
     pub(super) prints_json: bool,
     /// See `Runtime::leaves_only_files`: only where it was looked at.
     pub(super) leaves_only_files: bool,
+    /// Whether `run --detach` leaves a process that ends at once to its caller. crun 1.21 takes its status itself.
+    pub(super) hands_over_early_exits: bool,
     /// Whether it refuses a host with controllers on both v1 and v2.
     pub(super) refuses_hybrid: bool,
 }
@@ -22,12 +24,14 @@ impl Flavor {
                 without_cgroups: &["--rootless", "true"],
                 prints_json: true,
                 leaves_only_files: true,
+                hands_over_early_exits: true,
                 refuses_hybrid: false,
             },
             RuntimeKind::Crun => Self {
                 without_cgroups: &["--cgroup-manager=disabled"],
                 prints_json: true,
                 leaves_only_files: false,
+                hands_over_early_exits: false,
                 // "cgroups in hybrid mode not supported, drop all controllers from cgroupv2" (1.8.1).
                 refuses_hybrid: true,
             },
@@ -36,6 +40,7 @@ impl Flavor {
                 // Its `list` knows a table only (0.5.7).
                 prints_json: false,
                 leaves_only_files: false,
+                hands_over_early_exits: false,
                 refuses_hybrid: false,
             },
         }

@@ -195,7 +195,7 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// [`RuntimeError`]; the caller then calls `delete`.
     async fn create(&self, call: CreateCall<'_>) -> Result<i32, RuntimeError>;
 
-    /// Makes a container and starts its process, in one call of the runtime; returns its pid.
+    /// Makes a container and starts its process; returns its pid. In one call of the runtime where that loses no exit.
     ///
     /// # Errors
     /// [`RuntimeError`]; the caller then calls `delete`.

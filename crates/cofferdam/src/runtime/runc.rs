@@ -92,7 +92,14 @@ impl Runtime for Runc {
     }
 
     async fn run(&self, call: CreateCall<'_>) -> Result<i32, RuntimeError> {
-        self.make("run", call).await
+        if self.flavor.hands_over_early_exits {
+            return self.make("run", call).await;
+        }
+        // A created process waits, so it is ours before it can end.
+        let target = call.target;
+        let pid = self.make("create", call).await?;
+        self.start(target).await?;
+        Ok(pid)
     }
 
     async fn start(&self, target: Target<'_>) -> Result<(), RuntimeError> {
