@@ -288,9 +288,17 @@ impl Drop for Lab {
                 drop(self.cofferdam(&["rm", "--force", id]));
             }
         }
-        for parent in cgroups(|name| name == self.parent) {
-            // Fails where a test has failed before.
-            let _ = std::fs::remove_dir(parent.trim_start_matches("cgroup "));
+        // A monitor may be clearing its container away still; where a test has failed, it stays.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let parents = cgroups(|name| name == self.parent);
+            let left = parents
+                .iter()
+                .filter(|parent| std::fs::remove_dir(parent.trim_start_matches("cgroup ")).is_err());
+            if left.count() == 0 || Instant::now() > deadline {
+                return;
+            }
+            breathe();
         }
     }
 }

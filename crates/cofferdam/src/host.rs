@@ -24,6 +24,8 @@ pub struct HostFacts {
     pub cgroups: Cgroups,
     /// Hard limits of this process by their OCI name (`RLIMIT_NOFILE`); `None` is no limit.
     pub hard_limits: BTreeMap<String, Option<u64>>,
+    /// The kernel's bound of RLIMIT_NOFILE for everybody (`fs.nr_open`).
+    pub most_open_files: u64,
     /// Whether this process may raise hard limits and lower `oom_score_adj` (CAP_SYS_RESOURCE).
     pub may_raise_limits: bool,
     /// This process's own `oom_score_adj`.
@@ -51,6 +53,7 @@ impl HostFacts {
             uid: rustix::process::geteuid().as_raw(),
             cgroups: Cgroups::probe(),
             hard_limits: hard_limits(),
+            most_open_files: read("/proc/sys/fs/nr_open").trim().parse().unwrap_or(u64::MAX),
             may_raise_limits: effective_capabilities(&status) & (1 << CAP_SYS_RESOURCE) != 0,
             oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
             foreign_binaries: has_foreign_binaries(),

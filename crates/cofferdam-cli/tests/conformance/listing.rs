@@ -97,7 +97,7 @@ impl Drop for Foreign<'_> {
 
 fn a_foreign_container_in_a_named_root(lab: &Lab) {
     let foreign = Foreign::start(lab);
-    let kind = if lab.choice.is_gvisor() { "runsc" } else { "runc" };
+    let kind = lab.runtime().file_name().unwrap().to_string_lossy();
     let rows = rows(lab, &["--root", &format!("{kind}={}", foreign.root)]);
     let row = rows.iter().find(|row| row["id"] == "theirs").unwrap_or_else(|| panic!("{rows:#?}"));
     assert_eq!((row["status"].as_str(), row["ours"].as_bool()), (Some("running"), Some(false)));

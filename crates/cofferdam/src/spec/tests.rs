@@ -53,6 +53,7 @@ fn host() -> HostFacts {
         uid: 0,
         cgroups,
         hard_limits: BTreeMap::from([("RLIMIT_NOFILE".to_owned(), Some(20_000))]),
+        most_open_files: 1 << 20,
         may_raise_limits: false,
         oom_score_adj: 0,
         foreign_binaries: false,
@@ -107,6 +108,20 @@ fn edits(spec: &PreparedSpec) -> String {
     lines.extend(spec.warnings.iter().map(|warning| format!("WARNING {warning}")));
     lines.push(format!("FLAGS {:?}", spec.flags.0));
     lines.join("\n")
+}
+
+#[test]
+fn open_files_stay_below_the_kernels_own_bound() {
+    let host = HostFacts { may_raise_limits: true, ..host() };
+    let mut editor = SpecEditor::new(json!({ "process": { "rlimits": [
+        { "type": "RLIMIT_NOFILE", "soft": 1_000_000_000, "hard": 1_000_000_000 },
+        { "type": "RLIMIT_CORE", "soft": 5, "hard": 1_000_000_000 },
+    ] } }));
+    host_limits::clamp(&mut editor, &host);
+    let (value, _, warnings) = editor.finish();
+    assert_eq!(value["process"]["rlimits"][0]["hard"], 1 << 20);
+    assert_eq!(value["process"]["rlimits"][1]["hard"], 1_000_000_000);
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 #[test]
