@@ -1,6 +1,7 @@
 //! Bad inputs: each gets a clear error with its code, in time, and leaves nothing.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     case("inputs::ten_thousand_variables_are_fine", ten_thousand_variables_are_fine),
     case("inputs::state_directories_that_cannot_be", state_directories_that_cannot_be),
     case("inputs::runtimes_that_are_none", runtimes_that_are_none),
+    case("inputs::users_who_may_not", users_who_may_not),
     case("inputs::hooks_that_fail", hooks_that_fail).real(),
 ];
 
@@ -179,6 +181,14 @@ fn runtimes_that_are_none(lab: &Lab) {
     drop(run("/bin/true").expect_error("E0202"));
     drop(run("/bin/busybox").expect_error("E0202"));
     lab.expect_clean();
+}
+
+fn users_who_may_not(lab: &Lab) {
+    // Below the lab's directory nobody else can look; the binary is where everybody can.
+    let mut command = lab.command(lab.launch_args("run", &[], &["true"]));
+    command.env_remove("COFFERDAM_STATE_DIR").uid(65534).gid(65534);
+    let done = finish(command).expect_code(125).expect_error("E0118");
+    assert!(done.stderr.contains("sudo"), "{}", done.stderr);
 }
 
 fn hooks_that_fail(lab: &Lab) {

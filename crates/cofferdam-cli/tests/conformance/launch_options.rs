@@ -1,7 +1,7 @@
 //! What a container is given, looked at from inside, and what it is not given.
 
 use cofferdam_testkit::fixture::{bundle, spec};
-use cofferdam_testkit::lab::Lab;
+use cofferdam_testkit::lab::{Lab, finish, new_command};
 use serde_json::json;
 
 use crate::{Case, case};
@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
         .only(|choice| choice.is_real() && !choice.is_gvisor()),
     case("options::limits_are_set", limits_are_set).real(),
     case("options::limits_above_our_own_are_lowered_with_a_word", limits_above_our_own_are_lowered).real(),
+    case("options::cgroups_that_cannot_be_written", cgroups_that_cannot_be_written).real(),
     case("options::a_bundle_runs_as_it_says", a_bundle_runs_as_it_says),
     case("options::a_bundle_bends_to_the_command_line", a_bundle_bends_to_the_command_line),
     case("options::a_dry_run_starts_nothing", a_dry_run_starts_nothing),
@@ -169,6 +170,25 @@ fn limits_above_our_own_are_lowered(lab: &Lab) {
     let done = lab.run(&["--rm", "--ulimit", "nofile=1000000000:1000000000"], &["sh", "-c", "ulimit -n"]);
     let done = done.expect_code(0);
     assert!(done.stderr.contains("RLIMIT_NOFILE was lowered"), "{}", done.stderr);
+}
+
+fn cgroups_that_cannot_be_written(lab: &Lab) {
+    let read_only = "for m in $(awk '/ - cgroup/ {print $5}' /proc/self/mountinfo); do mount -o remount,bind,ro $m; done; exec \"$@\"";
+    let run = |options: &[&str]| {
+        let rootfs = lab.rootfs.to_string_lossy();
+        let inner =
+            lab.command([&["run", "--rm", "--rootfs", &rootfs], options, &["sh", "-c", "exit 7"]].concat());
+        let mut command = new_command("unshare");
+        command
+            .args(["--mount", "sh", "-c", read_only, "sh"])
+            .arg(inner.get_program())
+            .args(inner.get_args());
+        command.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        finish(command)
+    };
+    drop(run(&[]).expect_code(7));
+    drop(run(&["-m", "64m"]).expect_code(125).expect_error("E0411"));
+    lab.expect_clean();
 }
 
 fn a_bundle_runs_as_it_says(lab: &Lab) {

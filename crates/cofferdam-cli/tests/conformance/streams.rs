@@ -154,20 +154,24 @@ fn files_take_the_output_of_the_background(lab: &Lab) {
 }
 
 fn a_terminal_has_size_and_code(lab: &Lab) {
-    let binary = lab.command(["x"]).get_program().to_string_lossy().into_owned();
+    let in_terminal = |args: &str| {
+        let plain = lab.command(["x"]);
+        let line = format!("stty rows 40 cols 120; {} {args}", plain.get_program().to_string_lossy());
+        let mut command = new_command("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        command.envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        cofferdam_testkit::lab::finish(command)
+    };
     let args = lab.launch_args("run", &["--rm", "-it"], &["sh", "-c", "'tty; stty size; exit 6'"]).join(" ");
-    let mut command = new_command("script");
-    let line = format!("stty rows 40 cols 120; {binary} {args}");
-    command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-    for (key, value) in lab.command(["x"]).get_envs() {
-        if let Some(value) = value {
-            command.env(key, value);
-        }
-    }
-    let done = cofferdam_testkit::lab::finish(command).expect_code(6);
+    let done = in_terminal(&args).expect_code(6);
     // gVisor's terminals have no name.
     assert!(lab.choice.is_gvisor() || done.text().contains("/dev/pts/"), "{done:?}");
     assert!(done.text().contains("40 120"), "{done:?}");
+    let id = lab.run_detached(&[], &["sleep", "1000"]);
+    let done =
+        in_terminal(&format!("exec -it {id} sh -c 'test -t 0 && test -t 1 && echo a terminal; exit 5'"));
+    assert!(done.expect_code(5).text().contains("a terminal"));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     // Without a terminal, -it is refused by name.
     drop(lab.run(&["-it"], &["true"]).expect_code(125).expect_error("E0101"));
     lab.expect_clean();

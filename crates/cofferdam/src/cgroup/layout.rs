@@ -42,10 +42,7 @@ impl Cgroups {
     #[must_use]
     pub fn probe() -> Self {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut cgroups = Self::from_mountinfo(&mountinfo, |root| {
-            let text = std::fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-            text.split_whitespace().map(str::to_owned).collect()
-        });
+        let mut cgroups = Self::from_mountinfo(&mountinfo, controllers_for_children);
         cgroups.writable = cgroups.layout != CgroupLayout::None
             && cgroups.mount_points().all(|path| access(path, Access::WRITE_OK).is_ok());
         cgroups
@@ -135,6 +132,19 @@ impl Cgroups {
     }
 }
 
+/// The controllers that a child of the topmost v2 cgroup that we see can have.
+///
+/// In a container with a cgroup namespace of its own, that cgroup is no root: as long as there are processes in it
+/// (ours), no controller can be given to its children that is not given yet (the rule of no internal processes).
+fn controllers_for_children(top: &Path) -> Vec<String> {
+    let read = |file: &str| std::fs::read_to_string(top.join(file)).unwrap_or_default();
+    // Only the real root has no type.
+    let is_root = !top.join("cgroup.type").exists();
+    let can_enable = is_root || read("cgroup.procs").trim().is_empty();
+    let text = read(if can_enable { "cgroup.controllers" } else { "cgroup.subtree_control" });
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
 /// Undoes the escapes of mountinfo: space, tab, newline and backslash as three octal digits.
 fn unescape_octal(text: &str) -> PathBuf {
     let mut out = String::with_capacity(text.len());
@@ -198,6 +208,20 @@ mod tests {
         let container = cgroups.of_container(&path());
         assert!(matches!(container.memory, Some(MemoryDirectory::V2(_))));
         assert_eq!(container.directories.len(), 1);
+    }
+
+    #[test]
+    fn a_nested_cgroup_with_processes_gives_only_what_it_gives_already() {
+        let top = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(top.path().join(name), text).unwrap();
+        write("cgroup.controllers", "cpu memory pids\n");
+        write("cgroup.subtree_control", "cpu\n");
+        write("cgroup.procs", "1\n");
+        assert_eq!(controllers_for_children(top.path()), ["cpu", "memory", "pids"], "the real root");
+        write("cgroup.type", "domain\n");
+        assert_eq!(controllers_for_children(top.path()), ["cpu"]);
+        write("cgroup.procs", "");
+        assert_eq!(controllers_for_children(top.path()), ["cpu", "memory", "pids"]);
     }
 
     #[test]

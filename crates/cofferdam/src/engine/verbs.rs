@@ -210,6 +210,16 @@ impl Engine {
         Ok(runtime.ps(target.target()).await?)
     }
 
+    /// What a container uses, in the runtime's own words (`events --stats`).
+    ///
+    /// # Errors
+    /// [`EngineError`]; [`RuntimeError::Lacks`](crate::runtime::RuntimeError::Lacks) where the binary has no such
+    /// command.
+    pub async fn stats(&self, text: &str) -> Result<serde_json::Value, EngineError> {
+        let (_, runtime, target) = self.live(text, Verb::Top).await?;
+        Ok(runtime.stats(target.target()).await?)
+    }
+
     /// A container's state in the form of the OCI runtime specification. The truth is ours: gVisor calls a container
     /// running whose sandbox is a zombie.
     ///
