@@ -126,6 +126,8 @@ codes! {
     Cancelled = "E0503", Conflict;
     /// The container did not end within the time given.
     StillRunning = "E0504", Timeout;
+    /// This process supervises another container already.
+    AlreadySupervising = "E0505", Conflict;
     /// The state directory cannot be used.
     StateDirectory = "E0601", Unavailable;
     /// A record in the state directory is damaged.

@@ -8,9 +8,12 @@
 //! machine; when it fails or its future is dropped, everything that it had made is unmade in reverse order.
 //!
 //! # In a program of your own
-//! A process that supervises containers is their subreaper and reaps all its children: it must not wait for children
-//! by other means, and it supervises one container at a time. Start a monitor ([`crate::engine`]) for each container
-//! where that does not suit.
+//! A process that supervises a container is its subreaper and reaps all its own children, so it must not wait for
+//! children by other means. A child that it starts by other means while it supervises is taken for the container's and
+//! ended with it; those that it had before are let be. Before each program that the library starts, every descriptor
+//! of the process but the standard streams is marked close-on-exec.
+//! One container at a time is supervised in a process; a second is refused ([`LaunchError::AlreadySupervising`]). Start
+//! a monitor ([`crate::engine::Engine::detach`]) for each container where that does not suit.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,7 +38,8 @@ use crate::spec::{self, Ingredients, PrepareError, PreparedSpec};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError};
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
-use crate::supervise::{Clearing, Launching, Mode, StartError, Started, Supervisor};
+use crate::process::Reaper;
+use crate::supervise::{Clearing, Launching, Mode, StartError, Started, Supervisor, supervision};
 
 /// Requests that may wait for a supervisor at once.
 const COMMAND_QUEUE: usize = 64;
@@ -119,6 +123,9 @@ pub enum LaunchError {
     /// Making or supervising the container failed.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// This process supervises a container already: children do not say whose they are.
+    #[error("this process supervises another container")]
+    AlreadySupervising,
     /// The task that supervised it died.
     #[error("the supervisor's task died")]
     SupervisorDied,
@@ -141,9 +148,11 @@ impl LaunchError {
             Self::Network(error) => error,
             Self::State(error) => error,
             Self::Start(error) => error,
-            Self::MountSource { .. } | Self::NotRoot(_) | Self::SupervisorDied | Self::Fault(_) => {
-                return None;
-            }
+            Self::MountSource { .. }
+            | Self::NotRoot(_)
+            | Self::AlreadySupervising
+            | Self::SupervisorDied
+            | Self::Fault(_) => return None,
         })
     }
 }
@@ -153,6 +162,7 @@ impl Diagnose for LaunchError {
         match self {
             Self::MountSource { .. } => Code::MountSourceMissing,
             Self::NotRoot(_) => Code::NotPermitted,
+            Self::AlreadySupervising => Code::AlreadySupervising,
             _ => self.inner().map_or(Code::Internal, Diagnose::code),
         }
     }
@@ -161,6 +171,9 @@ impl Diagnose for LaunchError {
         match self {
             Self::MountSource { path, .. } => Some(format!("make it first: mkdir -p {}", path.display())),
             Self::NotRoot(_) => Some("run it as root: sudo cofferdam ...".into()),
+            Self::AlreadySupervising => {
+                Some("wait for the end of that one, or give each container a monitor (Engine::detach)".into())
+            }
             _ => self.inner().and_then(Diagnose::next_step),
         }
     }
@@ -259,6 +272,8 @@ impl Launcher {
         mode: Mode,
         cancel: impl Future<Output = ()>,
     ) -> Result<Container, LaunchError> {
+        let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
+        let seat = reaper.take_seat().ok_or(LaunchError::AlreadySupervising)?;
         let (container, lock, record) = self.reserve(&prepared)?;
         let clearing = Clearing::after_the_end(&prepared.spec.value, self.runtime.as_ref());
         let id = container.id.clone();
@@ -272,6 +287,8 @@ impl Launcher {
             clearing,
             stdio,
             mode,
+            reaper,
+            seat,
         };
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (started_sender, started) = oneshot::channel();

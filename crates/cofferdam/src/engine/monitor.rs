@@ -3,15 +3,17 @@
 //! The asker starts it (the same binary, in its hidden mode), writes one JSON request to its standard input and reads
 //! one JSON answer from its standard output: the container is there, or it is not and why.
 
-use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustix::fs::OFlags;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Engine;
 use crate::error::{Code, Diagnose, Failure};
@@ -20,6 +22,7 @@ use crate::launch::LaunchError;
 use crate::process::{MonitorProcess, spawn_monitor};
 use crate::request::LaunchRequest;
 use crate::runtime::RuntimeConfig;
+use crate::signal::Signal;
 use crate::state::StateError;
 use crate::supervise::stdio::StdioPlan;
 
@@ -127,7 +130,8 @@ impl Diagnose for MonitorError {
             Self::State(error) => error.next_step(),
             Self::Reported(failure) => failure.next.clone(),
             Self::Silent | Self::TimedOut(_) => Some("`cofferdam ps --all` shows what there is".into()),
-            Self::Process(_) | Self::Request(_) | Self::Stream { .. } => None,
+            Self::Stream { .. } => Some("of a FIFO, start the reader first".into()),
+            Self::Process(_) | Self::Request(_) => None,
         }
     }
 }
@@ -144,10 +148,11 @@ impl MonitorRequest {
 impl Engine {
     /// Makes a container that a monitor supervises. `program` with `args` is a binary that calls [`serve_monitor`].
     ///
-    /// When the future is dropped the monitor goes on: the container is made, or not, all the same.
+    /// When the future is dropped, or this process dies, before there is an answer, the monitor unmakes what it has
+    /// made: nobody would know of the container.
     ///
     /// # Errors
-    /// [`MonitorError`]; nothing is left behind, except after [`MonitorError::TimedOut`].
+    /// [`MonitorError`]; nothing is left behind.
     pub async fn detach(
         &self,
         program: &Path,
@@ -155,7 +160,7 @@ impl Engine {
         request: &MonitorRequest,
     ) -> Result<MonitorReply, MonitorError> {
         let limit = request.runtime.start_limit + MONITOR_SLACK;
-        let MonitorProcess { stdin, stdout } = spawn_monitor(program, args).map_err(MonitorError::Process)?;
+        let MonitorProcess { process, stdin, stdout } = spawn_monitor(program, args).map_err(MonitorError::Process)?;
         let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;
         let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(MonitorError::Process)?;
         let text = serde_json::to_vec(request).map_err(|error| MonitorError::Process(error.into()))?;
@@ -166,10 +171,15 @@ impl Engine {
             stdout.take(MESSAGE_LIMIT).read_to_end(&mut answer).await?;
             Ok::<_, io::Error>(answer)
         };
-        let answer = tokio::time::timeout(limit, conversation)
-            .await
-            .map_err(|_| MonitorError::TimedOut(limit))?
-            .map_err(MonitorError::Process)?;
+        let Ok(answer) = tokio::time::timeout(limit, conversation).await else {
+            // The conversation is dropped by now, which tells the monitor to unmake what it has made.
+            if !matches!(tokio::time::timeout(MONITOR_SLACK, process.ended()).await, Ok(Ok(()))) {
+                // ESRCH: it has just ended. What it leaves is an orphan, which anybody closes.
+                let _ = process.signal(Signal::KILL);
+            }
+            return Err(MonitorError::TimedOut(limit));
+        };
+        let answer = answer.map_err(MonitorError::Process)?;
         match serde_json::from_slice(&answer) {
             Ok(MonitorReply::Failed(failure)) => Err(failure.into()),
             Ok(reply) => Ok(reply),
@@ -180,7 +190,8 @@ impl Engine {
 
 /// Is a monitor: reads the request, makes the container, answers, and supervises it to its end.
 ///
-/// Takes this process's standard streams and session for itself.
+/// Takes this process's standard streams and session for itself. Signals by which a session or a service ends (HUP, INT,
+/// TERM) do nothing to it: the container would be left without a supervisor. `stop` ends the container, and it after.
 ///
 /// # Errors
 /// [`MonitorError`], which the asker has been told already.
@@ -189,15 +200,22 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
     // which has no terminal to lose either.
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+        // A handler, which is not handed on to children as an ignored signal is. It stays when the stream goes.
+        drop(signal(kind).map_err(MonitorError::Process)?);
+    }
+    let asker = io::stdout().as_fd().try_clone_to_owned().and_then(pipe::Sender::from_owned_fd);
+    let mut asker = asker.map_err(MonitorError::Process)?;
     let mut container = None;
-    let result = launch(&mut container).await;
+    let result = launch(&mut container, &asker).await;
     let reply = match &result {
         Ok(reply) => reply.clone(),
         Err(error) => MonitorReply::Failed(Failure::of(error)),
     };
     let text = serde_json::to_vec(&reply).map_err(|error| MonitorError::Process(error.into()))?;
-    // The asker may have gone; the container stays.
-    let _ = io::stdout().write_all(&text).and_then(|()| io::stdout().flush());
+    // The asker may have gone at the last moment; the container stays.
+    let _ = asker.write_all(&text).await;
+    drop(asker);
     let_go_of_streams().map_err(MonitorError::Process)?;
     result?;
     if let Some(container) = container {
@@ -206,7 +224,10 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
     Ok(())
 }
 
-async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorReply, MonitorError> {
+async fn launch(
+    slot: &mut Option<crate::launch::Container>,
+    asker: &pipe::Sender,
+) -> Result<MonitorReply, MonitorError> {
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(io::stdin(), MESSAGE_LIMIT), &mut text)
         .map_err(MonitorError::Process)?;
@@ -226,10 +247,14 @@ async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorRe
     // that holds the directory must not be kept busy.
     std::env::set_current_dir("/").map_err(MonitorError::Process)?;
     let warnings = prepared.spec.warnings.clone();
+    let asker_has_gone = async {
+        // An error of the event loop would show again at the answer.
+        let _ = asker.ready(Interest::ERROR).await;
+    };
     let container = if request.start {
-        launcher.run(prepared, stdio, std::future::pending()).await?
+        launcher.run(prepared, stdio, asker_has_gone).await?
     } else {
-        launcher.create(prepared, stdio, std::future::pending()).await?
+        launcher.create(prepared, stdio, asker_has_gone).await?
     };
     let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
     *slot = Some(container);
@@ -239,14 +264,21 @@ async fn launch(slot: &mut Option<crate::launch::Container>) -> Result<MonitorRe
 fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
     let open = |path: &Option<PathBuf>, input: bool| -> Result<Option<OwnedFd>, MonitorError> {
         let Some(path) = path else { return Ok(None) };
+        let failed = |source| MonitorError::Stream { path: path.clone(), source };
         let mut options = std::fs::OpenOptions::new();
+        // Of a FIFO, to open the one end waits for the other. A terminal must not become this session's.
+        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+        options.custom_flags(flags.bits().cast_signed());
         if input {
             options.read(true);
         } else {
             options.append(true).create(true).mode(0o600);
         }
-        let file =
-            options.open(path).map_err(|source| MonitorError::Stream { path: path.clone(), source })?;
+        let file = options.open(path).map_err(|error| match error.raw_os_error() {
+            Some(libc::ENXIO) => failed(io::Error::other("nobody reads from this FIFO, or it is a socket")),
+            _ => failed(error),
+        })?;
+        rustix::io::ioctl_fionbio(&file, false).map_err(|errno| failed(errno.into()))?;
         Ok(Some(file.into()))
     };
     Ok(StdioPlan {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::Reaper;
 use crate::exit::ProcessEnd;
+use crate::sys::PidFd;
 
 /// How much of a program's standard output is kept, in bytes: the list of thousands of containers.
 const STDOUT_LIMIT_BYTES: usize = 8 << 20;
@@ -133,6 +134,8 @@ pub(crate) async fn run(invocation: Invocation<'_>) -> Result<Completed, InvokeE
 /// Our ends of a monitor's streams.
 #[derive(Debug)]
 pub(crate) struct MonitorProcess {
+    /// A handle.
+    pub(crate) process: PidFd,
     /// What it reads its request from.
     pub(crate) stdin: OwnedFd,
     /// What it answers on.
@@ -148,8 +151,8 @@ pub(crate) fn spawn_monitor(program: &Path, args: &[&str]) -> io::Result<Monitor
     // No group of its own: it makes a session, which a group's leader may not.
     command.args(args).stdin(stdin_end).stdout(stdout_end);
     // Its status says nothing that its answer does not.
-    let (_child, _end) = Reaper::get()?.spawn(&mut command)?;
-    Ok(MonitorProcess { stdin: stdin.into(), stdout: stdout.into() })
+    let process = Reaper::get()?.spawn_apart(&mut command)?;
+    Ok(MonitorProcess { process, stdin: stdin.into(), stdout: stdout.into() })
 }
 
 /// A task that reads a stream, and what it has kept so far.

@@ -8,4 +8,4 @@ mod invoke;
 mod reaper;
 
 pub(crate) use invoke::{Completed, Invocation, InvokeError, MonitorProcess, Streams, run, spawn_monitor};
-pub(crate) use reaper::{Claim, ClaimError, Reaper};
+pub(crate) use reaper::{Claim, ClaimError, Reaper, Seat};

@@ -50,14 +50,14 @@ impl Remains<'_> {
         }
     }
 
-    /// Waits until every child of this supervisor is reaped, and ends those that stay: an unreaped zombie makes
+    /// Waits until every stray child of this supervisor is reaped, and ends those that stay: an unreaped zombie makes
     /// `runsc delete` fail after its own deadline and leave the cgroup.
     pub(crate) async fn end_children(&self, reaper: &Reaper, errors: &mut Vec<Failure>) {
-        if tokio::time::timeout(HELPERS_LIMIT, reaper.no_children()).await.is_ok() {
+        if tokio::time::timeout(HELPERS_LIMIT, reaper.no_strays()).await.is_ok() {
             return;
         }
         self.end_processes(true, errors);
-        if tokio::time::timeout(HELPERS_LIMIT, reaper.no_children()).await.is_err() {
+        if tokio::time::timeout(HELPERS_LIMIT, reaper.no_strays()).await.is_err() {
             let strays = reaper.strays();
             errors.push(Failure {
                 code: Code::Internal,

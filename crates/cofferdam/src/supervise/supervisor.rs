@@ -27,7 +27,7 @@ use crate::exit::{AskedBy, ExitReport, SentSignal};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::lifecycle::{Status, Verb};
-use crate::process::{Claim, ClaimError, Reaper};
+use crate::process::{Claim, ClaimError, Reaper, Seat};
 use crate::runtime::{CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
 
@@ -53,6 +53,8 @@ pub(crate) struct Launching {
     pub(crate) clearing: Clearing,
     pub(crate) stdio: StdioPlan,
     pub(crate) mode: Mode,
+    pub(crate) reaper: &'static Reaper,
+    pub(crate) seat: Seat,
 }
 
 /// What there is once a container has been made.
@@ -77,6 +79,7 @@ pub(crate) struct Supervisor {
     pub(super) clearing: Clearing,
     pub(super) target: OwnedTarget,
     pub(super) reaper: &'static Reaper,
+    _seat: Seat,
     pub(super) sent: Vec<SentSignal>,
     pub(super) timed_out: Option<Duration>,
     pub(super) start_failure: Option<Failure>,
@@ -105,16 +108,8 @@ impl Supervisor {
         started: oneshot::Sender<Result<Started, StartError>>,
         cancelled: oneshot::Receiver<()>,
     ) -> Option<ExitReport> {
-        let Launching { state, host, runtime, container, lock, record, clearing, stdio, mode } = launching;
-        let reaper = match Reaper::get() {
-            Ok(reaper) => reaper,
-            Err(error) => {
-                forget(&state, &container, &record, &mut vec![]);
-                // The caller may have gone.
-                let _ = started.send(Err(supervision("no child subreaper")(error)));
-                return None;
-            }
-        };
+        let Launching { state, host, runtime, container, lock, record, clearing, stdio, mode, reaper, seat } =
+            launching;
         let target = OwnedTarget::of(&container, &record);
         let mut supervisor = Self {
             state,
@@ -126,6 +121,7 @@ impl Supervisor {
             clearing,
             target,
             reaper,
+            _seat: seat,
             sent: vec![],
             timed_out: None,
             start_failure: None,
