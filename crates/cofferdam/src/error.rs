@@ -128,6 +128,8 @@ codes! {
     StillRunning = "E0504", Timeout;
     /// This process supervises another container already.
     AlreadySupervising = "E0505", Conflict;
+    /// Something of a container could not be taken away.
+    CleanupFailed = "E0506", Internal;
     /// The state directory cannot be used.
     StateDirectory = "E0601", Unavailable;
     /// A record in the state directory is damaged.

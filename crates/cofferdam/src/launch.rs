@@ -31,15 +31,15 @@ use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::lifecycle::Status;
 use crate::network::{NetworkError, check_namespace};
+use crate::process::Reaper;
 use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, Refused, Source, validate};
 use crate::rootfs::{self, CommandError, Rootfs, RootfsError, UserError};
-use crate::runtime::{self, LocateError, Runtime, RuntimeConfig, RuntimeError};
+use crate::runtime::{self, Clearing, LocateError, Runtime, RuntimeConfig, RuntimeError};
 use crate::spec::{self, Ingredients, PrepareError, PreparedSpec};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError};
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
-use crate::process::Reaper;
-use crate::supervise::{Clearing, Launching, Mode, StartError, Started, Supervisor, supervision};
+use crate::supervise::{Launching, Mode, StartError, Started, Supervisor, supervision};
 
 /// Requests that may wait for a supervisor at once.
 const COMMAND_QUEUE: usize = 64;
@@ -50,6 +50,7 @@ pub struct Launcher {
     state: StateDir,
     host: Arc<HostFacts>,
     runtime: Arc<dyn Runtime>,
+    unattended: bool,
 }
 
 /// A container that could be started: everything has been checked, and nothing has been made.
@@ -190,7 +191,12 @@ impl Launcher {
         config: RuntimeConfig,
     ) -> Result<Self, LaunchError> {
         let runtime = runtime::open(config, &state.cache()).await?;
-        Ok(Self { state, host, runtime })
+        Ok(Self { state, host, runtime, unattended: false })
+    }
+
+    /// For a process that nobody waits for: the report of a container is written down however long that takes.
+    pub(crate) fn unattended(self) -> Self {
+        Self { unattended: true, ..self }
     }
 
     /// The runtime.
@@ -275,7 +281,6 @@ impl Launcher {
         let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
         let seat = reaper.take_seat().ok_or(LaunchError::AlreadySupervising)?;
         let (container, lock, record) = self.reserve(&prepared)?;
-        let clearing = Clearing::after_the_end(&prepared.spec.value, self.runtime.as_ref());
         let id = container.id.clone();
         let launching = Launching {
             state: self.state.clone(),
@@ -284,9 +289,9 @@ impl Launcher {
             container,
             lock,
             record,
-            clearing,
             stdio,
             mode,
+            unattended: self.unattended,
             reaper,
             seat,
         };
@@ -366,9 +371,13 @@ impl Launcher {
             stopping: plan.stopping,
             labels: plan.labels.clone(),
             remove: plan.remove,
+            clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),
+            sent: vec![],
+            cleared: false,
             created: Timestamp::now(),
             started: None,
         };
+        container.set_reserve_aside()?;
         container.write_edits(&spec.edits)?;
         container.write_record(&record)?;
         fault::reached("launch.record")?;

@@ -20,11 +20,16 @@ pub(crate) struct Stat {
     /// When it was started, in ticks since boot. Together with the pid it names one process of one boot.
     pub(crate) start_time: u64,
     /// The status that its parent will get, as `waitpid` encodes it; only a dead process has one. The kernel shows it
-    /// to those who may trace the process.
-    pub(crate) exit_code: i32,
+    /// to those who may trace the process, and 0 to others.
+    pub(crate) exit_code: Option<i32>,
 }
 
 impl Stat {
+    /// The status of a dead process, where it can be trusted: a 0 may also mean that we may not know.
+    pub(crate) fn trusted_exit_code(&self) -> Option<i32> {
+        self.exit_code.filter(|status| *status != 0 || may_trace_all())
+    }
+
     /// Whether the process has ended.
     pub(crate) fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X')
@@ -39,6 +44,16 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 /// When a process was started, in ticks since boot; `None` when there is no such process, or it is dead.
 pub(crate) fn start_time_of_living(pid: i32) -> Option<u64> {
     stat(pid).filter(|stat| !stat.is_dead()).map(|stat| stat.start_time)
+}
+
+/// Whether this process has `CAP_SYS_PTRACE`.
+fn may_trace_all() -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & CAP_SYS_PTRACE != 0)
 }
 
 /// The arguments of a process; empty when it is gone, dead or a kernel thread.
@@ -87,7 +102,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
         ppid: fields.get(1)?.parse().ok()?,
         ticks: number(14)? + number(15)?,
         start_time: number(22)?,
-        exit_code: fields.get(52 - 3).and_then(|field| field.parse().ok()).unwrap_or(0),
+        exit_code: fields.get(52 - 3).and_then(|field| field.parse().ok()),
     })
 }
 
@@ -101,7 +116,7 @@ mod tests {
     fn a_name_with_parentheses_does_not_shift_the_fields() {
         let text = "42 (a) b) (c) S 7 42 42 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 98765 1 2";
         let stat = parse_stat(text).unwrap();
-        assert_eq!(stat, Stat { state: 'S', ppid: 7, ticks: 300, start_time: 98765, exit_code: 0 });
+        assert_eq!(stat, Stat { state: 'S', ppid: 7, ticks: 300, start_time: 98765, exit_code: None });
         assert_eq!(clock(stat.ticks), "00:00:03");
     }
 

@@ -61,6 +61,12 @@ impl Signal {
         i32::from(self.0)
     }
 
+    /// Whether it is sent to make a process end, by people and by service managers.
+    #[must_use]
+    pub fn asks_for_the_end(self) -> bool {
+        matches!(self, Self::HUP | Self::INT | Self::QUIT | Self::KILL | Self::TERM)
+    }
+
     /// The code by which shells report a death by this signal: 128 plus its number.
     #[must_use]
     pub fn shell_code(self) -> u8 {

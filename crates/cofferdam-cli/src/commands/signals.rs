@@ -27,7 +27,11 @@ pub(super) async fn stop(context: &Context, args: StopArgs) -> Result<u8, CliErr
 pub(super) async fn remove(context: &Context, args: RmArgs) -> Result<u8, CliError> {
     each(&args.containers.containers, async |name| {
         match context.engine.remove(name, args.force).await {
-            Ok(RemoveOutcome::Removed(_)) => {}
+            Ok(RemoveOutcome::Removed { left, .. }) => {
+                for failure in left {
+                    warn(format_args!("{name} is forgotten, and something of it is left: {failure}"));
+                }
+            }
             Ok(RemoveOutcome::Discarded(failure)) => {
                 warn(format_args!("{failure}; it was removed all the same"))
             }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cofferdam_testkit::fake::{Wrong, calls, plan};
 use cofferdam_testkit::fixture::{bundle, spec};
-use cofferdam_testkit::lab::{Lab, finish};
+use cofferdam_testkit::lab::{Finished, Lab, eventually, finish};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 
 use crate::{Case, case};
@@ -12,6 +12,10 @@ use crate::{Case, case};
 pub(crate) const CASES: &[Case] = &[
     case("faults::an_error_at_each_step", an_error_at_each_step).only(wants_failpoints),
     case("faults::a_kill_at_each_step", a_kill_at_each_step).only(wants_failpoints),
+    case("faults::start_is_cut_short", start_is_cut_short).only(wants_failpoints),
+    case("faults::exec_is_cut_short", exec_is_cut_short).only(wants_failpoints),
+    case("faults::a_closing_is_cut_short", a_closing_is_cut_short).only(wants_failpoints),
+    case("faults::a_removal_is_cut_short", a_removal_is_cut_short).only(wants_failpoints),
     case("faults::the_runtime_fails_at_each_verb", the_runtime_fails_at_each_verb).only(is_fake),
     case("faults::the_runtime_fails_after_it_has_done_its_work", fails_after_its_work).only(is_fake),
     case("faults::the_runtime_hangs", the_runtime_hangs).only(is_fake),
@@ -39,7 +43,8 @@ fn an_error_at_each_step(lab: &Lab) {
     for step in cofferdam::fault::STEPS {
         for options in [&["--rm"][..], &["--rm", "--name", "n"], &["--detach", "--rm"]] {
             let mut command = lab.command(lab.launch_args("run", options, &["sh", "-c", "exit 7"]));
-            command.env("FAILPOINTS", format!("{step}=return(error)"));
+            // Once: a report that cannot be written is written again.
+            command.env("FAILPOINTS", format!("{step}=1*return(error)"));
             let done = finish(command);
             if is_launch(step) {
                 assert!(
@@ -48,8 +53,75 @@ fn an_error_at_each_step(lab: &Lab) {
                 );
                 assert_eq!(done.code, Some(125), "{step}: {done:?}");
             }
+            // What could not be cleaned up is, by whoever looks next.
+            eventually("it is forgotten", || {
+                lab.cofferdam(&["ps", "-a", "-q", "--own"]).expect_code(0).text().is_empty()
+            });
             lab.expect_clean();
         }
+    }
+}
+
+/// A command, cut short at a step by a kill or an error.
+fn cut_short(lab: &Lab, step: &str, how: &str, args: &[&str]) -> Finished {
+    let mut command = lab.command(args);
+    command.env("FAILPOINTS", format!("{step}=1*return({how})"));
+    finish(command)
+}
+
+fn start_is_cut_short(lab: &Lab) {
+    let create = || {
+        let args = lab.launch_args("create", &["--name", "c"], &["sleep", "1000"]);
+        let mut command = lab.command(args);
+        // The monitor inherits it: it is the one who calls the runtime.
+        command.env("FAILPOINTS", "start.called=1*return(kill)");
+        finish(command).expect_code(0).text()
+    };
+    let id = create();
+    drop(lab.cofferdam(&["start", &id]).expect_error("E0502"));
+    // Its monitor died right after the start: it is what it is, and can be ended.
+    let state = lab.inspect(&id)["state"].take();
+    assert_eq!(state["supervised"], false, "{state}");
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn exec_is_cut_short(lab: &Lab) {
+    let id = lab.run_detached(&[], &["sleep", "1000"]);
+    let done = cut_short(lab, "exec.made", "error", &["exec", &id, "sleep", "1000"]);
+    assert_eq!(done.code, Some(125), "{done:?}");
+    let listed = lab.cofferdam(&["top", &id]).expect_code(0).text();
+    assert_eq!(listed.matches("sleep").count(), 1, "the exec's process is ended: {listed}");
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn a_closing_is_cut_short(lab: &Lab) {
+    for step in ["orphan.reported", "orphan.cleared"] {
+        for how in ["error", "kill"] {
+            let running = lab.start_run(&["--name", "n"], &["sleep", "1000"]);
+            crate::exit::until_running(lab, "n");
+            running.signal(rustix::process::Signal::KILL);
+            drop(running.finish());
+            let done = cut_short(lab, step, how, &["stop", "-t", "0", "n"]);
+            assert_ne!(done.code, Some(0), "{step} {how}: {done:?}");
+            let report = lab.report("n");
+            let kind = report["cause"]["kind"].as_str().unwrap_or_default();
+            assert!(kind == "signaled" || kind == "runtime_lost", "{step} {how}: {report:#}");
+            lab.expect_no_leftovers();
+            drop(lab.cofferdam(&["rm", "n"]).expect_code(0));
+            lab.expect_clean();
+        }
+    }
+}
+
+fn a_removal_is_cut_short(lab: &Lab) {
+    for how in ["error", "kill"] {
+        drop(lab.run(&["--name", "n"], &["true"]).expect_code(0));
+        let done = cut_short(lab, "remove.locked", how, &["rm", "n"]);
+        assert_ne!(done.code, Some(0), "{how}: {done:?}");
+        drop(lab.cofferdam(&["rm", "n"]).expect_code(0));
+        lab.expect_clean();
     }
 }
 

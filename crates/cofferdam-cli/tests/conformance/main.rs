@@ -7,6 +7,7 @@
 
 mod bulk;
 mod deaths;
+mod endings;
 mod exit;
 mod faults;
 mod inputs;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         inputs::CASES,
         listing::CASES,
         deaths::CASES,
+        endings::CASES,
         faults::CASES,
         bulk::CASES,
     ];

@@ -12,6 +12,7 @@ use super::{Engine, EngineError};
 use crate::bundle::{BundleError, CONFIG_FILE};
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, StdioReport, decide};
+use crate::fault;
 use crate::lifecycle::Verb;
 use crate::process::{Claim, Reaper};
 use crate::request::{Refused, UserSpec, check_cwd, check_env_entry, check_string};
@@ -228,10 +229,49 @@ async fn start(
         let program = runtime.config().binary.clone();
         StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
     })?;
-    let terminal =
-        master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-    let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
-    Ok(RunningExec { pid, terminal, runtime, target, process, pumps, files, sandboxed, sent: vec![] })
+    let attached = || -> Result<(Option<OwnedFd>, Pumps), StartError> {
+        fault::reached("exec.made")?;
+        let terminal =
+            master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
+        let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
+        Ok((terminal, pumps))
+    };
+    match attached() {
+        Ok((terminal, pumps)) => {
+            Ok(RunningExec { pid, terminal, runtime, target, process, pumps, files, sandboxed, sent: vec![] })
+        }
+        Err(error) => {
+            // Nobody would see it end.
+            if let Err(left) =
+                send(runtime.as_ref(), &target, &files, &process, sandboxed, Signal::KILL).await
+            {
+                tracing::warn!(failure = %left, "the process that was started is left in the container");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Sends a signal to the process of an exec: to the one inside the sandbox where there is one, which its helper on the
+/// host only stands for. That it has ended is no error.
+async fn send(
+    runtime: &dyn Runtime,
+    target: &OwnedTarget,
+    files: &ExecFiles,
+    process: &Claim,
+    sandboxed: bool,
+    signal: Signal,
+) -> Result<(), Failure> {
+    let Some(handle) = &process.pidfd else { return Ok(()) };
+    let inside = std::fs::read_to_string(&files.internal_pid).ok().and_then(|pid| pid.trim().parse().ok());
+    let result = match inside.filter(|_| sandboxed) {
+        Some(pid) => {
+            let scope = KillScope::Process(pid);
+            runtime.kill(target.target(), signal, scope).await.map_err(|error| Failure::of(&error))
+        }
+        None => handle.signal(signal).map_err(|error| failure(signal, &error)),
+    };
+    if handle.has_ended().unwrap_or(false) { Ok(()) } else { result }
 }
 
 fn check(request: &ExecRequest) -> Result<(), Refused> {
@@ -280,21 +320,10 @@ impl RunningExec {
     /// # Errors
     /// Why it could not be sent. That the process has ended is no error.
     pub async fn signal(&mut self, signal: Signal) -> Result<(), Failure> {
-        let Some(handle) = &self.process.pidfd else { return Ok(()) };
-        self.sent.push(SentSignal { signal, by: AskedBy::Forwarded, at: Timestamp::now() });
-        let inside =
-            std::fs::read_to_string(&self.files.internal_pid).ok().and_then(|pid| pid.trim().parse().ok());
-        let result = match inside {
-            Some(pid) if self.sandboxed => {
-                let scope = KillScope::Process(pid);
-                self.runtime
-                    .kill(self.target.target(), signal, scope)
-                    .await
-                    .map_err(|error| Failure::of(&error))
-            }
-            _ => handle.signal(signal).map_err(|error| failure(signal, &error)),
-        };
-        if handle.has_ended().unwrap_or(false) { Ok(()) } else { result }
+        if self.process.pidfd.is_some() {
+            self.sent.push(SentSignal { signal, by: AskedBy::Forwarded, at: Timestamp::now() });
+        }
+        send(self.runtime.as_ref(), &self.target, &self.files, &self.process, self.sandboxed, signal).await
     }
 
     /// Waits until the process has ended and its output has been handed on.

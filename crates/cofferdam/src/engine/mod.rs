@@ -82,6 +82,15 @@ pub enum EngineError {
         /// How long was waited.
         limit: std::time::Duration,
     },
+    /// Something of a container that has ended is still there.
+    #[error("something of {container} could not be taken away")]
+    Leftover {
+        /// The container.
+        container: String,
+        /// The first of what went wrong.
+        #[source]
+        failure: Failure,
+    },
     /// The kernel refused something.
     #[error("{what}")]
     Kernel {
@@ -102,6 +111,7 @@ impl Diagnose for EngineError {
             Self::Refused(failure) => failure.code,
             Self::Unreachable { .. } => Code::SupervisorUnreachable,
             Self::StillRunning { .. } => Code::StillRunning,
+            Self::Leftover { .. } => Code::CleanupFailed,
             Self::Kernel { .. } => Code::Internal,
         }
     }
@@ -117,6 +127,9 @@ impl Diagnose for EngineError {
                  `cofferdam rm --force {container}` ends both"
             )),
             Self::StillRunning { .. } => Some("give it longer, or end it with SIGKILL".into()),
+            Self::Leftover { container, .. } => Some(format!(
+                "mend that and try again, or forget it all the same: `cofferdam rm --force {container}`"
+            )),
             Self::Kernel { .. } => None,
         }
     }
@@ -201,7 +214,8 @@ impl Engine {
         let record = container.read_record()?;
         let report = container.read_report()?;
         match (record, report) {
-            (Some(record), Some(report)) if free && !container.is_cleared() => {
+            // Its supervisor died between the report and the end of its clean-up.
+            (Some(record), Some(report)) if free && (record.remove || record.status != Status::Stopped) => {
                 self.finish_clearing(container, record, report).await.map(Some)
             }
             (Some(record), report @ Some(_)) => {

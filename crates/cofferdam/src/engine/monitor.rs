@@ -9,8 +9,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
@@ -160,7 +160,8 @@ impl Engine {
         request: &MonitorRequest,
     ) -> Result<MonitorReply, MonitorError> {
         let limit = request.runtime.start_limit + MONITOR_SLACK;
-        let MonitorProcess { process, stdin, stdout } = spawn_monitor(program, args).map_err(MonitorError::Process)?;
+        let MonitorProcess { process, stdin, stdout } =
+            spawn_monitor(program, args).map_err(MonitorError::Process)?;
         let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;
         let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(MonitorError::Process)?;
         let text = serde_json::to_vec(request).map_err(|error| MonitorError::Process(error.into()))?;
@@ -240,7 +241,7 @@ async fn launch(
         )));
     }
     let engine = Engine::open(&request.state_dir)?;
-    let launcher = engine.launcher(request.runtime).await?;
+    let launcher = engine.launcher(request.runtime).await?.unattended();
     let prepared = launcher.prepare(request.launch)?;
     let stdio = open_streams(&request.stdio)?;
     // Paths of the request are relative to the asker's directory; from here on none is used, and the file system

@@ -7,6 +7,7 @@
 //! from a pidfd that was opened before that (PIDFD_GET_INFO, since 6.15). Else the report says RuntimeLost.
 //! Invariant: a code that nobody saw is never made up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -16,20 +17,28 @@ use crate::error::{Code, Failure};
 use crate::exit::{
     AskedBy, Cause, Death, Evidence, ExitReport, ProcessEnd, REPORT_VERSION, SentSignal, StdioReport, decide,
 };
+use crate::fault;
 use crate::lifecycle::Status;
-use crate::runtime::KillScope;
+use crate::runtime::{Clearing, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
-use crate::state::{ContainerDir, ContainerLock, Record};
-use crate::supervise::{Clearing, OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
+use crate::state::{ContainerDir, ContainerLock, Record, StateError};
+use crate::supervise::{OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
 use crate::sys::{PidFd, from_raw_status};
 
 /// How often the kernel is asked for the status of a process that is dead by its pidfd and not yet so in /proc.
 const STATUS_ATTEMPTS: usize = 100;
+/// How long somebody else may take to close a record that we look at: a few calls of the runtime.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// The same for whoever waits for the end.
+const CLOSING_LIMIT: Duration = Duration::from_secs(60);
+/// How long a call of the runtime may take on the way to a SIGKILL that needs none.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// A process of a record, held so that it cannot be taken for another one.
 #[derive(Debug)]
 struct Held {
     pid: i32,
+    start_time: u64,
     process: PidFd,
 }
 
@@ -39,22 +48,22 @@ impl Held {
         let named = record.process.as_ref()?;
         let process = PidFd::open(named.pid).ok()?;
         // After opening: from here on the handle means this process, so this is the moment to compare.
-        named.is_known(boot_id).then_some(Self { pid: named.pid, process })
+        named.is_known(boot_id).then_some(Self { pid: named.pid, start_time: named.start_time, process })
     }
 
     /// The exit status of the process, which has ended; `None` where the kernel does not tell.
     async fn status(&self) -> Option<ProcessEnd> {
         for _ in 0..STATUS_ATTEMPTS {
-            // Before its parent has reaped it, /proc has it; afterwards, the pidfd.
-            if let Some(stat) = crate::proc::stat(self.pid).filter(crate::proc::Stat::is_dead)
-                && self.process.exit_info().ok().flatten().is_none()
-            {
-                return from_raw_status(stat.exit_code).map(ProcessEnd::from);
-            }
-            match self.process.exit_info() {
-                Ok(Some(raw)) => return Some(raw.into()),
-                Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
-                Err(_) => return None,
+            // Before its parent has reaped it, /proc has it; afterwards, the pidfd, and the pid may be another's.
+            let stat = crate::proc::stat(self.pid)
+                .filter(|stat| stat.start_time == self.start_time && stat.is_dead());
+            match (self.process.exit_info(), stat) {
+                (Ok(Some(raw)), _) => return Some(raw.into()),
+                (_, Some(stat)) if stat.trusted_exit_code().is_some() => {
+                    return stat.trusted_exit_code().and_then(from_raw_status).map(ProcessEnd::from);
+                }
+                (Ok(None), _) => tokio::time::sleep(Duration::from_millis(1)).await,
+                (Err(_), _) => return None,
             }
         }
         None
@@ -66,26 +75,32 @@ impl Engine {
     pub(super) async fn adopt_orphan(
         &self,
         container: ContainerDir,
-        record: Record,
+        mut record: Record,
     ) -> Result<Option<View>, EngineError> {
         let lives = record.process.as_ref().is_some_and(|process| process.is_alive(&self.host.boot_id));
         if lives && record.status != Status::Creating {
             return Ok(Some(View { container, record, supervised: false, report: None }));
         }
         let held = Held::of(&record, &self.host.boot_id);
-        let Some(lock) = ContainerLock::attempt(&container)? else {
-            // Another process closes it right now.
-            return Ok(Some(View { container, record, supervised: true, report: None }));
+        let end = match held.filter(|_| record.status != Status::Creating) {
+            Some(held) => held.status().await.map(|end| (held.pid, end)),
+            None => None,
         };
-        // It may have been closed, or removed, before we got the lock.
+        let lock = match ContainerLock::within(&container, LOOK_LIMIT).await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                // Another process has been closing it for long. Dead it is all the same.
+                record.status = Status::Stopped;
+                return Ok(Some(View { container, record, supervised: true, report: None }));
+            }
+            Err(error) if error.is_gone() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // It may have been closed before we got the lock.
         if let Some(report) = container.read_report()? {
             return Ok(Some(View { container, record, supervised: false, report: Some(report) }));
         }
-        let death = match held.filter(|_| record.status != Status::Creating) {
-            Some(held) => held.status().await.map(|end| death_of(&record, held.pid, end, vec![])),
-            None => None,
-        };
-        let report = self.close(&container, record.clone(), death, lock).await?;
+        let report = self.close(&container, &mut record, end, lock).await?;
         Ok(Some(View { container, record, supervised: false, report: Some(report) }))
     }
 
@@ -93,28 +108,70 @@ impl Engine {
     pub(super) async fn finish_clearing(
         &self,
         container: ContainerDir,
-        record: Record,
+        mut record: Record,
         mut report: ExitReport,
     ) -> Result<View, EngineError> {
         if let Some(_lock) = ContainerLock::attempt(&container)? {
-            let runtime = self.runtime_of(&record).await?;
-            let target = OwnedTarget::of(&container, &record);
-            let remains = Remains {
-                host: &self.host,
-                runtime: runtime.as_ref(),
-                container: &container,
-                target: &target,
-                cgroup: record.cgroup.as_ref(),
-            };
-            remains.end_processes(false, &mut report.cleanup);
-            clear_away(remains, Clearing::ByRuntime, &mut report.cleanup).await;
-            if record.remove {
-                forget(&self.state, &container, &record, &mut report.cleanup);
-            } else if !report.cleanup.is_empty() {
-                container.write_report(&report)?;
-            }
+            self.clear(&container, &mut record, &mut report).await?;
         }
         Ok(View { container, record, supervised: false, report: Some(report) })
+    }
+
+    /// Takes a container without a supervisor away, and forgets it or says in its record that it has ended. The caller
+    /// has its lock.
+    async fn clear(
+        &self,
+        container: &ContainerDir,
+        record: &mut Record,
+        report: &mut ExitReport,
+    ) -> Result<(), EngineError> {
+        let left = self.clear_remains(container, record).await;
+        fault::reached("orphan.cleared").map_err(Failure::from)?;
+        record.status = Status::Stopped;
+        record.cleared = left.is_empty();
+        let changed = !left.is_empty();
+        report.cleanup.extend(left);
+        if record.remove && record.cleared {
+            forget(&self.state, container, record, &mut report.cleanup);
+            return Ok(());
+        }
+        if changed {
+            container.write_report(report)?;
+        }
+        container.release_reserve();
+        Ok(container.write_record(record)?)
+    }
+
+    /// Ends and takes away what is left of a container; says what could not be. The caller has its lock.
+    pub(super) async fn clear_remains(&self, container: &ContainerDir, record: &Record) -> Vec<Failure> {
+        let mut left = vec![];
+        let runtime = self.runtime_of(record).await;
+        let target = OwnedTarget::of(container, record);
+        let remains = self.remains(container, record, &target, &runtime);
+        remains.end_processes(false, &mut left).await;
+        let clearing = match &runtime {
+            Ok(_) => Clearing::ByRuntime,
+            // All of it carries the id.
+            Err(_) if record.clearing == Clearing::ByUs => Clearing::ByUs,
+            Err(error) => {
+                left.push(Failure::of(error));
+                Clearing::ByUs
+            }
+        };
+        clear_away(remains, clearing, &mut left).await;
+        // Whoever finds it gone reads the report.
+        let _ = std::fs::remove_file(container.control_socket());
+        left
+    }
+
+    fn remains<'a>(
+        &'a self,
+        container: &'a ContainerDir,
+        record: &'a Record,
+        target: &'a OwnedTarget,
+        runtime: &'a Result<Arc<dyn Runtime>, RuntimeError>,
+    ) -> Remains<'a> {
+        Remains::of(record, container, target, runtime.as_deref().ok(), &self.host)
     }
 
     /// Removes a folder that its maker had not come to write a record into.
@@ -132,33 +189,35 @@ impl Engine {
     /// Waits for the end of a living orphan, and closes its record.
     pub(super) async fn wait_orphan(&self, view: View) -> Result<ExitReport, EngineError> {
         let held = Held::of(&view.record, &self.host.boot_id);
-        self.see_end(view, held, vec![]).await
+        self.see_end(view, held).await
     }
 
-    async fn see_end(
-        &self,
-        view: View,
-        held: Option<Held>,
-        sent: Vec<SentSignal>,
-    ) -> Result<ExitReport, EngineError> {
-        let View { container, record, .. } = view;
+    async fn see_end(&self, view: View, held: Option<Held>) -> Result<ExitReport, EngineError> {
+        let title = view.title();
+        let View { container, mut record, .. } = view;
         let kernel =
             |source| EngineError::Kernel { what: "the container's process cannot be waited for", source };
-        let death = match held {
+        let end = match held {
             Some(held) => {
                 held.process.ended().await.map_err(kernel)?;
-                held.status().await.map(|end| death_of(&record, held.pid, end, sent))
+                held.status().await.map(|end| (held.pid, end))
             }
             None => None,
         };
-        let waiting = container.clone();
-        let lock = tokio::task::spawn_blocking(move || ContainerLock::wait(&waiting))
-            .await
-            .map_err(|error| kernel(std::io::Error::other(error)))??;
-        if let Some(report) = container.read_report()? {
-            return Ok(report);
+        let lock = match ContainerLock::within(&container, CLOSING_LIMIT).await {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return Err(EngineError::StillRunning { container: title, limit: CLOSING_LIMIT }),
+            // Somebody else has closed it and forgotten it meanwhile (--rm); we saw its end all the same.
+            Err(error) if error.is_gone() => {
+                let (pid, end) = end.ok_or(StateError::NoSuchContainer(title))?;
+                return Ok(report_of(&record, Some(death_of(&record, pid, end))));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match container.read_report()? {
+            Some(report) => Ok(report),
+            None => self.close(&container, &mut record, end, lock).await,
         }
-        self.close(&container, record, death, lock).await
     }
 
     /// Signals a living orphan. The signal goes to exactly the process that the record names.
@@ -167,8 +226,10 @@ impl Engine {
         view: &View,
         signal: Signal,
         scope: KillScope,
+        by: AskedBy,
     ) -> Result<(), EngineError> {
         let Some(held) = Held::of(&view.record, &self.host.boot_id) else { return Ok(()) };
+        put_down(view, signal, by);
         self.signal_held(view, &held, signal, scope).await
     }
 
@@ -204,89 +265,132 @@ impl Engine {
         by: AskedBy,
     ) -> Result<ExitReport, EngineError> {
         let held = Held::of(&view.record, &self.host.boot_id);
-        let mut sent = vec![];
         if let Some(held) = &held {
-            if let Some(cgroup) = &view.record.cgroup {
-                crate::cgroup::thaw(&self.host.cgroups, cgroup);
+            self.thaw_orphan(&view).await;
+            put_down(&view, signal, by);
+            // Whatever becomes of it, SIGKILL follows.
+            let polite = self.signal_held(&view, held, signal, KillScope::Init);
+            match tokio::time::timeout(CALL_LIMIT, polite).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(error = %Failure::of(&error), "the signal was not sent"),
+                Err(_) => tracing::warn!("the runtime did not send the signal in time"),
             }
-            sent.push(SentSignal { signal, by, at: Timestamp::now() });
-            self.signal_held(&view, held, signal, KillScope::Init).await?;
             let ended = tokio::time::timeout(grace, held.process.ended()).await;
             if !matches!(ended, Ok(Ok(()))) {
-                sent.push(SentSignal { signal: Signal::KILL, by, at: Timestamp::now() });
+                put_down(&view, Signal::KILL, by);
                 // ESRCH: it ended at the last moment.
                 let _ = held.process.signal(Signal::KILL);
             }
         }
-        self.see_end(view, held, sent).await
+        self.see_end(view, held).await
+    }
+
+    /// A frozen process takes no signal but SIGKILL, and on cgroup v1 not even that.
+    async fn thaw_orphan(&self, view: &View) {
+        if view.record.status == Status::Paused {
+            let resume = async {
+                let target = OwnedTarget::of(&view.container, &view.record);
+                self.runtime_of(&view.record).await?.resume(target.target()).await
+            };
+            if let Ok(Err(error)) = tokio::time::timeout(CALL_LIMIT, resume).await {
+                tracing::warn!(error = %Failure::of(&error), "the container could not be thawed by its runtime");
+            }
+        }
+        if let Some(cgroup) = &view.record.cgroup {
+            crate::cgroup::thaw(&self.host.cgroups, cgroup);
+        }
     }
 
     /// Writes the report of an orphan that has ended and takes away what is left of it. The caller has its lock.
     async fn close(
         &self,
         container: &ContainerDir,
-        mut record: Record,
-        death: Option<Death>,
+        record: &mut Record,
+        end: Option<(i32, ProcessEnd)>,
         _lock: ContainerLock,
     ) -> Result<ExitReport, EngineError> {
-        let runtime = self.runtime_of(&record).await?;
-        let target = OwnedTarget::of(container, &record);
-        let remains = Remains {
-            host: &self.host,
-            runtime: runtime.as_ref(),
-            container,
-            target: &target,
-            cgroup: record.cgroup.as_ref(),
-        };
-        let mut cleanup = vec![];
-        remains.end_processes(false, &mut cleanup);
-        let counters = remains.read_counters();
-        let (cause, asked_by, mut evidence) = match death {
-            Some(mut death) => {
+        // Signals may have been put down since it was read.
+        if let Some(fresh) = container.read_record()? {
+            *record = fresh;
+        }
+        let death = end.map(|(pid, end)| death_of(record, pid, end));
+        let mut report = {
+            let runtime = self.runtime_of(record).await;
+            let target = OwnedTarget::of(container, record);
+            let remains = self.remains(container, record, &target, &runtime);
+            let mut cleanup = vec![];
+            remains.end_processes(false, &mut cleanup).await;
+            let counters = remains.read_counters();
+            let death = death.map(|mut death| {
                 complete(&mut death, &counters, record.process.as_ref());
-                decide(&death)
+                death
+            });
+            let mut report = report_of(record, death);
+            if matches!(report.cause, Cause::RuntimeLost { .. }) {
+                report.evidence.extend(counters.memory.map(|counters| Evidence::Memory { counters }));
+                report.evidence.extend(runtime_words(container));
             }
-            None => {
-                let evidence = counters.memory.clone().map(|counters| Evidence::Memory { counters });
-                (Cause::RuntimeLost { failure: lost(&record) }, None, evidence.into_iter().collect())
-            }
+            (report.usage, report.cleanup) = (counters.usage, cleanup);
+            report
         };
-        evidence.extend(runtime_words(container));
-        let mut report = ExitReport {
-            version: REPORT_VERSION,
-            id: container.id.clone(),
-            name: record.name.clone(),
-            runtime: record.runtime.name.clone(),
-            cause,
-            asked_by,
-            evidence,
-            started: record.started,
-            ended: Timestamp::now(),
-            usage: counters.usage,
-            stdio: StdioReport { truncated: true, ..StdioReport::default() },
-            cleanup,
-        };
-        container.write_report(&report)?;
-        clear_away(remains, Clearing::ByRuntime, &mut report.cleanup).await;
-        record.status = Status::Stopped;
-        if record.remove {
-            forget(&self.state, container, &record, &mut report.cleanup);
-        } else {
-            container.write_record(&record)?;
+        if container.write_report(&report).is_err() {
+            // Space was set aside for exactly this.
+            container.release_reserve();
             container.write_report(&report)?;
         }
+        fault::reached("orphan.reported").map_err(Failure::from)?;
+        self.clear(container, record, &mut report).await?;
         Ok(report)
     }
 }
 
+/// Writes a signal down before it is sent, as its supervisor would have done.
+fn put_down(view: &View, signal: Signal, by: AskedBy) {
+    if !signal.asks_for_the_end() {
+        return;
+    }
+    let write = || -> Result<(), StateError> {
+        // Whoever has the lock closes the record: the process has ended by then.
+        let Some(_lock) = ContainerLock::attempt(&view.container)? else { return Ok(()) };
+        let Some(mut record) = view.container.read_record()? else { return Ok(()) };
+        record.put_down(SentSignal { signal, by, at: Timestamp::now() });
+        view.container.write_record(&record)
+    };
+    if let Err(error) = write() {
+        tracing::warn!(error = %Failure::of(&error), "the signal is not in the record");
+    }
+}
+
+/// The report of an orphan from its death alone; `None` where nobody saw it.
+fn report_of(record: &Record, death: Option<Death>) -> ExitReport {
+    let (cause, asked_by, evidence) = match death {
+        Some(death) => decide(&death),
+        None => (Cause::RuntimeLost { failure: lost(record) }, None, vec![]),
+    };
+    ExitReport {
+        version: REPORT_VERSION,
+        id: record.id.clone(),
+        name: record.name.clone(),
+        runtime: record.runtime.name.clone(),
+        cause,
+        asked_by,
+        evidence,
+        started: record.started,
+        ended: Timestamp::now(),
+        usage: crate::cgroup::Usage::default(),
+        stdio: StdioReport { truncated: true, ..StdioReport::default() },
+        cleanup: vec![],
+    }
+}
+
 /// The death of an orphan, as far as it was seen.
-fn death_of(record: &Record, pid: i32, end: ProcessEnd, sent: Vec<SentSignal>) -> Death {
+fn death_of(record: &Record, pid: i32, end: ProcessEnd) -> Death {
     Death {
         pid,
         end,
         from_pidfd: true,
         sandboxed: record.sandboxed,
-        sent,
+        sent: record.sent.clone(),
         timed_out: None,
         memory: None,
         oom_line: None,
@@ -297,9 +401,11 @@ fn death_of(record: &Record, pid: i32, end: ProcessEnd, sent: Vec<SentSignal>) -
 fn lost(record: &Record) -> Failure {
     let supervisor = record.supervisor.pid;
     let what = if record.status == Status::Creating {
-        format!("its supervisor (pid {supervisor}) died while it was being made")
+        format!("its supervisor (pid {supervisor}) ended while it was being made")
     } else {
-        format!("its supervisor (pid {supervisor}) died before it, and nobody saw how it ended")
+        format!(
+            "its supervisor (pid {supervisor}) ended without a report of it, so nobody can tell how it ended"
+        )
     };
     Failure {
         code: Code::RuntimeLost,

@@ -1,32 +1,37 @@
 //! Forgetting a container, whatever state it and its supervisor are in.
 
-use std::io;
 use std::time::Duration;
 
 use super::{Engine, EngineError, View};
 use crate::cgroup::CgroupPath;
 use crate::error::Failure;
 use crate::exit::{AskedBy, ExitReport};
+use crate::fault;
 use crate::lifecycle::Verb;
-use crate::runtime::{DEFAULT_START_LIMIT, QUERY_LIMIT, RuntimeConfig, locate};
+use crate::runtime::{Clearing, DEFAULT_START_LIMIT, QUERY_LIMIT, RuntimeConfig, locate};
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, ProcessId, StateError};
 use crate::supervise::control::{Request, ask};
-use crate::supervise::{
-    Clearing, Marks, OwnedTarget, Remains, clear_away, end_everything, remove_state_leftovers,
-};
+use crate::supervise::{Marks, OwnedTarget, Remains, clear_away, end_everything, remove_state_leftovers};
 use crate::sys::PidFd;
 
 /// How long a container that was killed may take to be gone.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
 /// How long the supervisor of a damaged record may take to end it.
 const DISCARD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a supervisor whose container has ended may keep its lock when it is to be removed by force.
+const FORCE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a removal found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RemoveOutcome {
-    /// The container is forgotten; it had ended like this.
-    Removed(Option<Box<ExitReport>>),
+    /// The container is forgotten.
+    Removed {
+        /// Its report.
+        report: Option<Box<ExitReport>>,
+        /// What could not be taken away.
+        left: Vec<Failure>,
+    },
     /// Its record could not be read; what there was of it has been removed.
     Discarded(Failure),
 }
@@ -53,22 +58,36 @@ impl Engine {
             if !force {
                 view.status().check(Verb::Remove, &view.title())?;
             }
-            report = Some(self.end_at_once(text, &view).await?);
+            report = Some(self.end_at_once(&view).await?);
         }
-        let Some(_lock) = wait_for_lock(&view.container).await? else {
+        let Some(_lock) = self.lock_ended(&view, force).await? else {
             // It was removed by its own supervisor (--rm), or by another command.
-            return Ok(RemoveOutcome::Removed(report.map(Box::new)));
+            return Ok(RemoveOutcome::Removed { report: report.map(Box::new), left: vec![] });
         };
+        fault::reached("remove.locked").map_err(Failure::from)?;
+        let left = self.clear_again(&view).await?;
+        if let Some(failure) = left.first().filter(|_| !force) {
+            return Err(EngineError::Leftover { container: view.title(), failure: failure.clone() });
+        }
         if let Some(name) = &view.record.name {
             self.state.release_name(name, &view.container.id)?;
         }
         self.state.remove_container(&view.container)?;
-        Ok(RemoveOutcome::Removed(report.map(Box::new)))
+        Ok(RemoveOutcome::Removed { report: report.map(Box::new), left })
+    }
+
+    /// Tries once more where the container's clean-up had failed; says what is left. The caller has its lock.
+    async fn clear_again(&self, view: &View) -> Result<Vec<Failure>, EngineError> {
+        match view.container.read_record()? {
+            Some(record) if !record.cleared => Ok(self.clear_remains(&view.container, &record).await),
+            _ => Ok(vec![]),
+        }
     }
 
     /// Ends a container with SIGKILL; its supervisor first, if that does not answer.
-    async fn end_at_once(&self, text: &str, view: &View) -> Result<ExitReport, EngineError> {
-        let stop = || self.stop(text, Some(Signal::KILL), Some(Duration::ZERO), AskedBy::Remove);
+    async fn end_at_once(&self, view: &View) -> Result<ExitReport, EngineError> {
+        let id = view.container.id.as_str();
+        let stop = || self.stop(id, Some(Signal::KILL), Some(Duration::ZERO), AskedBy::Remove);
         let limit = REMOVAL_LIMIT;
         let running = || EngineError::StillRunning { container: view.title(), limit };
         match tokio::time::timeout(limit, stop()).await.map_err(|_| running())? {
@@ -84,12 +103,37 @@ impl Engine {
         }
     }
 
+    /// Takes the lock of a container that has ended; `None` when its folder is gone. With `force`, a supervisor that
+    /// keeps it, because nobody reads the last output, say, is told to let go, and killed if it does not.
+    async fn lock_ended(&self, view: &View, force: bool) -> Result<Option<ContainerLock>, EngineError> {
+        let container = &view.container;
+        let patience = if force { FORCE_PATIENCE / 10 } else { REMOVAL_LIMIT };
+        if let Some(lock) = lock_of(container, patience).await? {
+            return Ok(lock);
+        }
+        if force {
+            // It may not answer, which the next look shows.
+            let _ = ask(container, kill_request(), Some(FORCE_PATIENCE)).await;
+            if let Some(lock) = lock_of(container, FORCE_PATIENCE).await? {
+                return Ok(lock);
+            }
+            kill_process(&view.record.supervisor, &self.host.boot_id);
+            if let Some(lock) = lock_of(container, DISCARD_PATIENCE).await? {
+                return Ok(lock);
+            }
+        }
+        Err(EngineError::StillRunning { container: view.title(), limit: patience })
+    }
+
     /// Takes away what there is of a container whose record cannot be read.
     async fn discard(&self, container: &ContainerDir) -> Result<(), EngineError> {
-        let stop = Request::Stop { signal: Some(Signal::KILL), grace_ms: Some(0), by: AskedBy::Remove };
         // A supervisor that lives ends it best; there is usually none.
-        let _ = ask(container, stop, Some(DISCARD_PATIENCE)).await;
-        let Some(_lock) = wait_for_lock(container).await? else { return Ok(()) };
+        let _ = ask(container, kill_request(), Some(DISCARD_PATIENCE)).await;
+        let Some(lock) = lock_of(container, REMOVAL_LIMIT).await? else {
+            let container = container.id.short().to_owned();
+            return Err(EngineError::StillRunning { container, limit: REMOVAL_LIMIT });
+        };
+        let Some(_lock) = lock else { return Ok(()) };
         // Where it was, the record would have said: its cgroup is known by the id in its name.
         let cgroups = crate::cgroup::find(&self.host.cgroups, &container.id);
         let cgroup =
@@ -103,7 +147,7 @@ impl Engine {
                 cgroup: Some(&cgroup),
                 with_strays: false,
             };
-            if let Err(error) = end_everything(marks) {
+            if let Err(error) = end_everything(marks).await {
                 tracing::warn!(%error, "processes are left of a container whose record is damaged");
             }
             // A root that is named after no runtime was one of a binary given by its path, which nobody knows now.
@@ -119,7 +163,8 @@ impl Engine {
                 let target = OwnedTarget::bare(container);
                 let remains = Remains {
                     host: &self.host,
-                    runtime: runtime.as_ref(),
+                    runtime: Some(runtime.as_ref()),
+                    root: &root,
                     container,
                     target: &target,
                     cgroup: Some(&cgroup),
@@ -141,6 +186,10 @@ impl Engine {
     }
 }
 
+fn kill_request() -> Request {
+    Request::Stop { signal: Some(Signal::KILL), grace_ms: Some(0), by: AskedBy::Remove }
+}
+
 /// Kills exactly the process that is meant, if it is there, and waits until it is gone.
 fn kill_process(named: &ProcessId, boot_id: &str) {
     let Ok(process) = PidFd::open(named.pid) else { return };
@@ -151,19 +200,14 @@ fn kill_process(named: &ProcessId, boot_id: &str) {
     }
 }
 
-/// Waits until the supervisor has let go of a container. `None` when the container's folder is gone.
-async fn wait_for_lock(container: &ContainerDir) -> Result<Option<ContainerLock>, EngineError> {
-    let waiting = container.clone();
-    let lock = tokio::task::spawn_blocking(move || ContainerLock::wait(&waiting));
-    let kernel = |source| EngineError::Kernel { what: "the container's lock", source };
-    match tokio::time::timeout(REMOVAL_LIMIT, lock).await {
-        Ok(Ok(Ok(lock))) => Ok(Some(lock).filter(|_| container.path().exists())),
-        Ok(Ok(Err(StateError::File { source, .. }))) if source.kind() == io::ErrorKind::NotFound => Ok(None),
-        Ok(Ok(Err(error))) => Err(error.into()),
-        Ok(Err(error)) => Err(kernel(io::Error::other(error))),
-        Err(_) => Err(EngineError::StillRunning {
-            container: container.id.short().to_owned(),
-            limit: REMOVAL_LIMIT,
-        }),
+/// Takes the lock of a container. The first `None` is one that somebody keeps, the second one whose folder is gone.
+async fn lock_of(
+    container: &ContainerDir,
+    limit: Duration,
+) -> Result<Option<Option<ContainerLock>>, StateError> {
+    match ContainerLock::within(container, limit).await {
+        Ok(lock) => Ok(lock.map(Some)),
+        Err(error) if error.is_gone() => Ok(Some(None)),
+        Err(error) => Err(error),
     }
 }

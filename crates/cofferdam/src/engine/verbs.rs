@@ -1,7 +1,7 @@
 //! The verbs on a container: through its supervisor, or without one where it has died.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Engine, EngineError, View};
 use crate::exit::{AskedBy, ExitReport};
@@ -9,14 +9,16 @@ use crate::lifecycle::{Status, Verb, WrongState};
 use crate::request::Limits;
 use crate::runtime::{KillScope, ProcessInfo, QUERY_LIMIT, Runtime, RuntimeState};
 use crate::signal::Signal;
-use crate::state::{ContainerLock, Record};
+use crate::state::{ContainerLock, Record, StateError};
 use crate::supervise::OwnedTarget;
 use crate::supervise::control::{Answer, Request, ask};
 
 /// How much longer than its grace an end may take, clean-up included.
 const ENDING_SLACK: Duration = Duration::from_secs(30);
-/// How often a question is asked again of a container whose supervisor went away while it was asked.
-const ATTEMPTS: usize = 5;
+/// How long a supervisor may hold the lock of a container that has been made, without listening: it is ending it.
+const AWAY_LIMIT: Duration = Duration::from_secs(5);
+/// How long after a look another one is taken.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What asking the supervisor led to.
 enum Asked {
@@ -28,31 +30,39 @@ enum Asked {
 
 impl Engine {
     /// Asks a container's supervisor; falls back to the container as it is then found when there is none.
-    async fn ask(&self, text: &str, view: View, request: &Request) -> Result<Asked, EngineError> {
-        let mut view = view;
-        let mut unreachable = None;
-        for _ in 0..ATTEMPTS {
+    async fn ask(&self, mut view: View, request: &Request) -> Result<Asked, EngineError> {
+        let begun = Instant::now();
+        let (container, title) = (view.container.clone(), view.title());
+        loop {
             if let Some(report) = &view.report {
                 return Ok(Asked::Ended(Box::new(report.clone())));
             }
             if !view.supervised {
                 return Ok(Asked::Orphan(Box::new(view)));
             }
-            match ask(&view.container, request.clone(), patience(&view.record, request)).await {
+            let unreachable = match ask(&container, request.clone(), patience(&view.record, request)).await {
                 Ok(Some(Answer::Done)) => return Ok(Asked::Done),
                 Ok(Some(Answer::Ended(report))) => return Ok(Asked::Ended(report)),
                 Ok(Some(Answer::Failed(failure))) => return Err(failure.into()),
                 // It is being made, is ending, or has died: look again.
-                Ok(None) => {}
+                Ok(None) => None,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    return Err(EngineError::Unreachable { container: view.title(), source: Some(error) });
+                    return Err(EngineError::Unreachable { container: title, source: Some(error) });
                 }
-                Err(error) => unreachable = Some(error),
+                Err(error) => Some(error),
+            };
+            let limit = match view.record.status {
+                Status::Creating => view.record.runtime.start_limit.saturating_add(ENDING_SLACK),
+                _ => AWAY_LIMIT,
+            };
+            if begun.elapsed() >= limit {
+                return Err(EngineError::Unreachable { container: title, source: unreachable });
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            view = self.find(text).await?;
+            tokio::time::sleep(LOOK_AGAIN).await;
+            // By its folder and not by what the user typed, which may come to mean another one.
+            let gone = || StateError::NoSuchContainer(title.clone());
+            view = self.view(container.clone()).await?.ok_or_else(gone)?;
         }
-        Err(EngineError::Unreachable { container: view.title(), source: unreachable })
     }
 
     /// Starts the process of a created container.
@@ -63,7 +73,7 @@ impl Engine {
         let view = self.find(text).await?;
         let title = view.title();
         view.status().check(Verb::Start, &title)?;
-        match self.ask(text, view, &Request::Start).await? {
+        match self.ask(view, &Request::Start).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Start, title)),
             // Nobody would see it end.
@@ -79,12 +89,12 @@ impl Engine {
         let view = self.find(text).await?;
         let title = view.title();
         view.status().check(Verb::Kill, &title)?;
-        match self.ask(text, view, &Request::Kill { signal, all, by: AskedBy::Kill }).await? {
+        match self.ask(view, &Request::Kill { signal, all, by: AskedBy::Kill }).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Kill, title)),
             Asked::Orphan(view) => {
                 let scope = if all { KillScope::All } else { KillScope::Init };
-                self.signal_orphan(&view, signal, scope).await
+                self.signal_orphan(&view, signal, scope, AskedBy::Kill).await
             }
         }
     }
@@ -101,15 +111,15 @@ impl Engine {
         by: AskedBy,
     ) -> Result<ExitReport, EngineError> {
         let view = self.find(text).await?;
-        let stopping = view.record.stopping;
+        let (title, stopping) = (view.title(), view.record.stopping);
         let grace_ms = grace.map(|grace| u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
-        match self.ask(text, view, &Request::Stop { signal, grace_ms, by }).await? {
+        match self.ask(view, &Request::Stop { signal, grace_ms, by }).await? {
             Asked::Ended(report) => Ok(*report),
             Asked::Orphan(view) => {
                 let (signal, grace) = (signal.unwrap_or(stopping.signal), grace.unwrap_or(stopping.grace));
                 self.stop_orphan(*view, signal, grace, by).await
             }
-            Asked::Done => self.wait(text, None).await,
+            Asked::Done => Err(EngineError::Unreachable { container: title, source: None }),
         }
     }
 
@@ -123,7 +133,7 @@ impl Engine {
         let view = self.find(text).await?;
         let title = view.title();
         let waiting = async {
-            match self.ask(text, view, &Request::Wait).await? {
+            match self.ask(view, &Request::Wait).await? {
                 Asked::Ended(report) => Ok(*report),
                 Asked::Orphan(view) => self.wait_orphan(*view).await,
                 Asked::Done => Err(EngineError::Unreachable { container: title.clone(), source: None }),
@@ -157,7 +167,7 @@ impl Engine {
         let view = self.find(text).await?;
         let title = view.title();
         view.status().check(verb, &title)?;
-        match self.ask(text, view, request).await? {
+        match self.ask(view, request).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(verb, title)),
             Asked::Orphan(mut view) => {
@@ -186,7 +196,7 @@ impl Engine {
         let view = self.find(text).await?;
         let title = view.title();
         view.status().check(Verb::Update, &title)?;
-        match self.ask(text, view, &Request::Update { limits: *limits }).await? {
+        match self.ask(view, &Request::Update { limits: *limits }).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Update, title)),
             Asked::Orphan(mut view) => {

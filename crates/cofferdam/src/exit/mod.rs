@@ -206,7 +206,7 @@ pub enum ProcessEnd {
 }
 
 /// A signal that we sent to the container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SentSignal {
     /// The signal.
     pub signal: Signal,

@@ -14,10 +14,15 @@ impl ExitReport {
         })
     }
 
+    /// What the user calls the container: its name, or the short id.
+    pub(crate) fn title(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.short().to_owned(), ToString::to_string)
+    }
+
     /// One line on a death that is not a plain exit: cause, evidence, what to do. `None` for a plain exit.
     #[must_use]
     pub fn death_line(&self) -> Option<String> {
-        let who = self.name.as_ref().map_or_else(|| self.id.short().to_owned(), ToString::to_string);
+        let who = self.title();
         let text = match &self.cause {
             Cause::Exited { .. } => self.ambiguity()?.to_owned(),
             Cause::Signaled { signal } => match self.asked_by {

@@ -102,8 +102,12 @@ impl Reaper {
         // Before anything is started: an orphan that is made earlier would go to init.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         // One for the life of the process: its thread uses it to the end.
-        let reaper: &'static Self = Box::leak(Box::new(Self { state: Mutex::new(state), changed: Condvar::new() }));
-        std::thread::Builder::new().name("reaper".into()).stack_size(64 << 10).spawn(|| reaper.reap_forever())?;
+        let reaper: &'static Self =
+            Box::leak(Box::new(Self { state: Mutex::new(state), changed: Condvar::new() }));
+        std::thread::Builder::new()
+            .name("reaper".into())
+            .stack_size(64 << 10)
+            .spawn(|| reaper.reap_forever())?;
         *slot = Some(reaper);
         Ok(reaper)
     }

@@ -7,6 +7,7 @@
 
 mod binary;
 pub mod capabilities;
+mod clearing;
 mod criu;
 mod failure;
 mod features;
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use binary::parse_pid_file;
+pub use clearing::Clearing;
 pub use failure::{CommandFailure, Lacks, RuntimeError};
 pub use features::{Features, KernelFacts, parse_commands, parse_flags};
 pub(crate) use locate::find_program;

@@ -7,6 +7,9 @@ use super::{StateError, record};
 use crate::exit::ExitReport;
 use crate::id::ContainerId;
 
+/// Space for the last report and record, in bytes, and for an inode.
+const RESERVE_BYTES: usize = 16 << 10;
+
 /// The folder of one container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerDir {
@@ -46,9 +49,28 @@ impl ContainerDir {
         self.path.join("pid")
     }
 
-    /// Whether what the container had on the machine has been taken away: the pid file goes last.
-    pub(crate) fn is_cleared(&self) -> bool {
-        !self.pid_file().exists()
+    /// Sets space aside that the report of the end will need: a file system that has been filled by then must not cost
+    /// the container's exit.
+    ///
+    /// # Errors
+    /// [`StateError::File`] when there is not even that much.
+    pub(crate) fn set_reserve_aside(&self) -> Result<(), StateError> {
+        let path = self.reserve_file();
+        std::fs::write(&path, [0; RESERVE_BYTES]).map_err(|source| StateError::File {
+            path,
+            what: "written",
+            source,
+        })
+    }
+
+    /// Gives that space back.
+    pub(crate) fn release_reserve(&self) {
+        // It may have been given back before.
+        let _ = std::fs::remove_file(self.reserve_file());
+    }
+
+    fn reserve_file(&self) -> PathBuf {
+        self.path.join("reserve")
     }
 
     /// The runtime's log.

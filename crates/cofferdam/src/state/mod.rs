@@ -6,7 +6,8 @@
 //!     lock                   held (flock) by the supervisor as long as it lives
 //!     record.json            what it is and how far it is; version first
 //!     edits.json             how its specification was changed, and why
-//!     report.json            how it ended; written once
+//!     report.json            how it ended; written first of all that follows its end
+//!     reserve                space for that report, given back when it is written
 //!     bundle/config.json     what the runtime gets
 //!     control.sock           where the supervisor listens
 //!     runtime.log            the runtime's own log
@@ -110,6 +111,13 @@ pub enum StateError {
         /// How many.
         count: usize,
     },
+}
+
+impl StateError {
+    /// Whether the file, or its folder, is not there any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 impl Diagnose for StateError {

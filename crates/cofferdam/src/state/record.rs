@@ -11,10 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::file::write_json;
 use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
+use crate::exit::SentSignal;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::request::{Limits, NetworkMode, Source, Stopping};
-use crate::runtime::{RuntimeConfig, RuntimeFlags};
+use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
 /// Version of the record's format.
 pub const RECORD_VERSION: u32 = 1;
@@ -98,11 +99,33 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// Whether it is forgotten once its end has been reported.
     pub remove: bool,
+    /// Who takes it away after an end of its own.
+    pub clearing: Clearing,
+    /// The signals by which cofferdam asked for its end, oldest first: written down before they are sent, so that
+    /// whoever closes the record after a crash can tell them from those of others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sent: Vec<SentSignal>,
+    /// Whether all that it had on the machine, but its folder and its name, has been taken away.
+    #[serde(default)]
+    pub cleared: bool,
     /// When it was made.
     pub created: Timestamp,
     /// When its process was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
+}
+
+/// Signals that a record keeps; the oldest go first.
+const SENT_LIMIT: usize = 64;
+
+impl Record {
+    /// Puts down a signal that is about to be sent.
+    pub(crate) fn put_down(&mut self, sent: SentSignal) {
+        if self.sent.len() == SENT_LIMIT {
+            self.sent.remove(0);
+        }
+        self.sent.push(sent);
+    }
 }
 
 impl ContainerDir {

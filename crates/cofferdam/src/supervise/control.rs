@@ -3,15 +3,18 @@
 //! The socket lies in the container's folder, which only its owner may enter; the peer's user is checked all the same.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, ExitReport};
+use crate::lifecycle::{Status, Verb, WrongState};
 use crate::request::Limits;
 use crate::signal::Signal;
 use crate::state::ContainerDir;
@@ -22,8 +25,12 @@ pub const PROTOCOL_VERSION: u32 = 1;
 const REQUEST_LIMIT: u64 = 64 << 10;
 /// The longest answer, in bytes: a report with its evidence.
 const ANSWER_LIMIT: u64 = 4 << 20;
-/// How long a caller may take to send its request.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a caller may take to send its request, and to read the answer.
+const CALLER_PATIENCE: Duration = Duration::from_secs(10);
+/// Callers that are served at once; more wait to be let in. Each costs a descriptor.
+const CALLERS_LIMIT: usize = 512;
+/// How many of them may wait for the end: the others must still find a place.
+pub(super) const WAITING_LIMIT: usize = 448;
 
 /// What a supervisor can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +65,8 @@ pub enum Request {
         /// The new ones; what is `None` stays.
         limits: Limits,
     },
-    /// Answered with the report once the container has ended and been cleared away.
+    /// Answered with the report once the container has ended and been cleared away. The caller keeps its side of the
+    /// connection open until then: one that has closed it is taken to have given up.
     Wait,
 }
 
@@ -90,28 +98,66 @@ pub struct Command {
     pub reply: oneshot::Sender<Answer>,
 }
 
-/// Listens for callers and hands their requests on. Ends when it is aborted.
-pub(super) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let commands = commands.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = answer(stream, commands).await {
-                        tracing::debug!(%error, "a caller of the control socket was lost");
-                    }
-                });
-            }
-            Err(error) => {
-                // Out of descriptors, say: wait for some to come back rather than spin.
-                tracing::warn!(%error, "the control socket could not accept");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
+/// How the container ended, once it has: what callers get who have no answer by then.
+pub(super) type LastWords = watch::Receiver<Option<Arc<ExitReport>>>;
+
+impl Request {
+    /// What is answered to it once the container has ended.
+    pub(super) fn answer_after_the_end(&self, report: &ExitReport) -> Answer {
+        let verb = match self {
+            Self::Wait | Self::Stop { .. } => return Answer::Ended(Box::new(report.clone())),
+            Self::Start => Verb::Start,
+            Self::Kill { .. } => Verb::Kill,
+            Self::Pause => Verb::Pause,
+            Self::Resume => Verb::Resume,
+            Self::Update { .. } => Verb::Update,
+        };
+        let container = report.title();
+        Answer::Failed(Failure::of(&WrongState { container, verb, status: Status::Stopped }))
     }
 }
 
-async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Result<()> {
+/// Listens for callers and hands their requests on. After the container's end, those who have connected still get their
+/// answer; then it ends.
+pub(super) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, mut ended: LastWords) {
+    let mut callers = JoinSet::new();
+    let let_in = {
+        let ended = ended.clone();
+        move |callers: &mut JoinSet<()>, stream| {
+            let (commands, ended) = (commands.clone(), ended.clone());
+            callers.spawn(async move {
+                if let Err(error) = answer(stream, commands, ended).await {
+                    tracing::debug!(%error, "a caller of the control socket was lost");
+                }
+            });
+        }
+    };
+    loop {
+        tokio::select! {
+            biased;
+            () = has_ended(&mut ended) => break,
+            Some(_) = callers.join_next(), if !callers.is_empty() => {}
+            accepted = listener.accept(), if callers.len() < CALLERS_LIMIT => match accepted {
+                Ok((stream, _)) => let_in(&mut callers, stream),
+                Err(error) => {
+                    // Out of descriptors, say: wait for some to come back rather than spin.
+                    tracing::warn!(%error, "the control socket could not accept");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, _)) = listener.accept() {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream)) {
+                let_in(&mut callers, stream);
+            }
+        }
+    }
+    callers.join_all().await;
+}
+
+async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>, ended: LastWords) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     if peer != own && peer != 0 {
@@ -120,20 +166,40 @@ async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>) -> io::Resu
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
-    tokio::time::timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await??;
+    tokio::time::timeout(CALLER_PATIENCE, reader.read_line(&mut line)).await??;
     let answer = match parse(&line) {
         Ok(request) => {
-            let (reply, answer) = oneshot::channel();
-            match commands.send(Command { request, reply }).await {
-                Ok(()) => answer.await.map_err(|_| io::Error::other("the supervisor has gone"))?,
-                Err(_) => return Ok(()),
-            }
+            let answer = tokio::select! {
+                answer = hand_on(&request, &commands) => answer,
+                () = gone(reader) => return Ok(()),
+            };
+            let late = || ended.borrow().as_ref().map(|report| request.answer_after_the_end(report));
+            answer.or_else(late).ok_or_else(|| io::Error::other("the supervisor has gone"))?
         }
         Err(failure) => Answer::Failed(failure),
     };
     let mut text = serde_json::to_vec(&answer)?;
     text.push(b'\n');
-    writer.write_all(&text).await
+    tokio::time::timeout(CALLER_PATIENCE, writer.write_all(&text)).await?
+}
+
+/// Resolves when the container has ended, or its supervisor has gone.
+async fn has_ended(ended: &mut LastWords) {
+    // An error is the end of the supervisor, and of all that is left to say.
+    let _ = ended.wait_for(Option::is_some).await;
+}
+
+/// The answer of the task that owns the container; `None` when that is over.
+async fn hand_on(request: &Request, commands: &mpsc::Sender<Command>) -> Option<Answer> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(Command { request: request.clone(), reply }).await.ok()?;
+    answer.await.ok()
+}
+
+/// Resolves when the caller has gone: it keeps its side of the connection open as long as it waits.
+async fn gone(mut reader: impl AsyncRead + Unpin) {
+    let mut rest = [0; 64];
+    while let Ok(1..) = reader.read(&mut rest).await {}
 }
 
 fn parse(line: &str) -> Result<Request, Failure> {

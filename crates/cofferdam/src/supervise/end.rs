@@ -1,35 +1,73 @@
 //! The end of a supervised container: evidence, report, clean-up, answers, in this order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::control::{Answer, Command, Request};
-use super::remains::{Clearing, clear_away, complete, forget, runtime_words};
+use super::remains::{clear_away, complete, forget, runtime_words};
 use super::stdio::Pumps;
 use super::supervisor::Supervisor;
 use crate::error::Failure;
 use crate::exit::{Cause, Death, ExitReport, REPORT_VERSION, decide};
 use crate::fault;
-use crate::lifecycle::{Status, Verb};
+use crate::lifecycle::Status;
+use crate::runtime::Clearing;
 
 /// How long the report waits for a slow reader of the container's output, before it is written without the last bytes.
 const REPORT_PATIENCE: Duration = Duration::from_millis(100);
+/// How long a supervisor in the foreground tries to write the report: its caller gets it all the same. A monitor has
+/// nobody else to tell, and tries on.
+const WRITE_PATIENCE: Duration = Duration::from_secs(2);
+/// The first pause before the report is written again; each is twice the last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest of these pauses.
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Whom the end is told to: callers with a request under way, and those who come later.
+#[derive(Debug)]
+pub(super) struct Callers {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) last_words: watch::Sender<Option<Arc<ExitReport>>>,
+}
 
 impl Supervisor {
-    /// Evidence, report, clean-up, in this order.
+    /// Evidence, report, clean-up, answers, in this order.
     pub(super) async fn finish(
-        mut self,
+        &mut self,
         mut pumps: Pumps,
-        mut death: Death,
-        commands: &mut mpsc::Receiver<Command>,
+        death: Death,
+        callers: &mut Callers,
     ) -> ExitReport {
-        let ended = Timestamp::now();
         pumps.container_ended();
+        let mut report = self.judge(death).await;
+        let drained = tokio::time::timeout(REPORT_PATIENCE, pumps.finished()).await.is_ok();
+        report.stdio = pumps.report();
+        self.write_report(&mut report, callers).await;
+        self.clear_and_conclude(&mut report).await;
+        self.answer_waiting(&report);
+        if !drained {
+            drain(&mut pumps, &report, callers).await;
+            report.stdio = pumps.report();
+            if !self.record.remove
+                && let Err(error) = self.container.write_report(&report)
+            {
+                report.cleanup.push(Failure::of(&error));
+            }
+        }
+        self.say_goodbye(&report, callers);
+        report
+    }
+
+    /// Ends what is left of the container, and decides from all that was seen why it ended.
+    async fn judge(&mut self, mut death: Death) -> ExitReport {
+        let ended = Timestamp::now();
         let mut cleanup = vec![];
         if !self.record.own_pid_namespace {
-            self.remains().end_processes(true, &mut cleanup);
+            self.remains().end_processes(true, &mut cleanup).await;
         }
         self.remains().end_children(self.reaper, &mut cleanup).await;
         let counters = self.remains().read_counters();
@@ -41,8 +79,7 @@ impl Supervisor {
         if matches!(cause, Cause::RuntimeLost { .. } | Cause::StartFailed { .. }) {
             evidence.extend(runtime_words(&self.container));
         }
-        let drained = tokio::time::timeout(REPORT_PATIENCE, pumps.finished()).await.is_ok();
-        let mut report = ExitReport {
+        ExitReport {
             version: REPORT_VERSION,
             id: self.container.id.clone(),
             name: self.record.name.clone(),
@@ -53,19 +90,65 @@ impl Supervisor {
             started: self.record.started,
             ended,
             usage: counters.usage,
-            stdio: pumps.report(),
+            stdio: crate::exit::StdioReport::default(),
             cleanup,
-        };
-        self.write_report(&mut report);
-        clear_away(self.remains(), self.clearing(&report.cause), &mut report.cleanup).await;
-        if !drained {
-            // The container is gone; only its last output waits for its reader, however long that takes.
-            pumps.finished().await;
         }
-        report.stdio = pumps.report();
-        self.conclude(&mut report, drained);
-        self.answer_all(&report, commands);
-        report
+    }
+
+    /// Writes the report, and tries again while that fails: the disk may be full, and soon not be. Callers are served
+    /// from memory meanwhile. Nothing of the container is taken away before.
+    async fn write_report(&mut self, report: &mut ExitReport, callers: &mut Callers) {
+        let begun = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        while let Err(failure) = self.try_to_write(report) {
+            let gives_up = !self.unattended && begun.elapsed() >= WRITE_PATIENCE;
+            if gives_up || !self.container.path().exists() {
+                report.cleanup.push(failure);
+                return;
+            }
+            tracing::warn!(container = %self.container.id, %failure, "the report is not written yet");
+            self.answer_waiting(report);
+            serve_until(tokio::time::sleep(pause), report, callers).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+        passed("end.reported");
+    }
+
+    fn try_to_write(&self, report: &ExitReport) -> Result<(), Failure> {
+        fault::reached("end.report").map_err(Failure::from)?;
+        if self.container.write_report(report).is_ok() {
+            return Ok(());
+        }
+        // Space was set aside for exactly this.
+        self.container.release_reserve();
+        self.container.write_report(report).map_err(|error| Failure::of(&error))
+    }
+
+    /// Takes the container away, and forgets it or says in its record that it has ended.
+    async fn clear_and_conclude(&mut self, report: &mut ExitReport) {
+        let mut left = vec![];
+        clear_away(self.remains(), self.clearing(&report.cause), &mut left).await;
+        passed("end.deleted");
+        self.record.cleared = left.is_empty();
+        report.cleanup.extend(left);
+        if self.record.remove && self.record.cleared {
+            forget(&self.state, &self.container, &self.record, &mut report.cleanup);
+            return;
+        }
+        self.container.release_reserve();
+        if !report.cleanup.is_empty()
+            && let Err(error) = self.container.write_report(report)
+        {
+            report.cleanup.push(Failure::of(&error));
+        }
+        self.note(Status::Stopped);
+    }
+
+    fn answer_waiting(&mut self, report: &ExitReport) {
+        for reply in self.waiting.drain(..) {
+            // The caller may have gone.
+            let _ = reply.send(Answer::Ended(Box::new(report.clone())));
+        }
     }
 
     /// Who takes the container away. After anything but an end of its own, the runtime does.
@@ -75,54 +158,66 @@ impl Supervisor {
             Cause::Exited { .. }
             | Cause::Signaled { .. }
             | Cause::OomKilled { .. }
-            | Cause::TimedOut { .. } => self.clearing,
+            | Cause::TimedOut { .. } => self.record.clearing,
         }
     }
 
-    pub(super) fn write_report(&mut self, report: &mut ExitReport) {
-        if let Err(error) = self.container.write_report(report) {
-            report.cleanup.push(Failure::of(&error));
-        }
-        self.note(Status::Stopped);
-        if let Err(error) = fault::reached("end.reported") {
-            tracing::debug!(%error, "a test");
-        }
-    }
-
-    /// Forgets the container, or completes its report on disk.
-    pub(super) fn conclude(&mut self, report: &mut ExitReport, drained: bool) {
-        if let Err(error) = fault::reached("end.deleted") {
-            tracing::debug!(%error, "a test");
-        }
-        if self.record.remove {
-            forget(&self.state, &self.container, &self.record, &mut report.cleanup);
-        } else if (!report.cleanup.is_empty() || !drained)
-            && let Err(error) = self.container.write_report(report)
-        {
-            report.cleanup.push(Failure::of(&error));
+    /// Answers everybody who has asked; whoever comes later is answered from the last words.
+    fn say_goodbye(&self, report: &ExitReport, callers: &mut Callers) {
+        // Whoever finds it gone reads the report.
+        let _ = std::fs::remove_file(self.container.control_socket());
+        callers.last_words.send_replace(Some(Arc::new(report.clone())));
+        callers.commands.close();
+        while let Ok(Command { request, reply }) = callers.commands.try_recv() {
+            // The caller may have gone.
+            let _ = reply.send(request.answer_after_the_end(report));
         }
     }
+}
 
-    pub(super) fn answer_all(&mut self, report: &ExitReport, commands: &mut mpsc::Receiver<Command>) {
-        commands.close();
-        let mut waiting = std::mem::take(&mut self.waiting);
-        while let Ok(Command { request, reply }) = commands.try_recv() {
-            match request {
-                Request::Wait | Request::Stop { .. } => waiting.push(reply),
-                Request::Start
-                | Request::Kill { .. }
-                | Request::Pause
-                | Request::Resume
-                | Request::Update { .. } => {
-                    let failure = self.check(Verb::Kill).err();
-                    // The caller may have gone.
-                    let _ = reply.send(failure.map_or(Answer::Done, Answer::Failed));
+/// Waits for something, and answers callers meanwhile as is right after the end.
+async fn serve_until(done: impl Future<Output = ()>, report: &ExitReport, callers: &mut Callers) {
+    tokio::pin!(done);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut done => return,
+            Some(Command { request, reply }) = callers.commands.recv() => {
+                // The caller may have gone.
+                let _ = reply.send(request.answer_after_the_end(report));
+            }
+        }
+    }
+}
+
+/// Waits until the reader of the container's last output has taken it, however long that takes, or somebody asks for
+/// the end of what has ended: that can only be meant for this.
+async fn drain(pumps: &mut Pumps, report: &ExitReport, callers: &mut Callers) {
+    loop {
+        tokio::select! {
+            () = pumps.finished() => return,
+            Some(Command { request, reply }) = callers.commands.recv() => {
+                let abandon = match &request {
+                    Request::Stop { .. } => true,
+                    Request::Kill { signal, .. } => signal.asks_for_the_end(),
+                    _ => false,
+                };
+                let is_kill = matches!(request, Request::Kill { .. });
+                let answer = if abandon && is_kill { Answer::Done } else { request.answer_after_the_end(report) };
+                // The caller may have gone.
+                let _ = reply.send(answer);
+                if abandon {
+                    pumps.abandon();
+                    return;
                 }
             }
         }
-        for reply in waiting {
-            // The caller may have gone.
-            let _ = reply.send(Answer::Ended(Box::new(report.clone())));
-        }
+    }
+}
+
+/// A step after which nothing can fail, but a test can kill.
+fn passed(step: &'static str) {
+    if let Err(error) = fault::reached(step) {
+        tracing::debug!(%error, "a test");
     }
 }

@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::cgroup::{CgroupPath, Cgroups, processes_in};
 use crate::id::ContainerId;
@@ -30,11 +32,11 @@ pub(crate) struct Marks<'a> {
     pub(crate) with_strays: bool,
 }
 
-/// Kills everything that is left of a container and waits until it is gone.
+/// Kills everything that is left of a container and waits until it is gone. Cancel safe: it can be called again.
 ///
 /// # Errors
 /// Names the processes that did not go in time.
-pub(crate) fn end_everything(marks: Marks<'_>) -> io::Result<()> {
+pub(crate) async fn end_everything(marks: Marks<'_>) -> io::Result<()> {
     let deadline = Instant::now() + DEATH_LIMIT;
     let mut stubborn = BTreeSet::new();
     loop {
@@ -53,9 +55,12 @@ pub(crate) fn end_everything(marks: Marks<'_>) -> io::Result<()> {
             // ESRCH: it has just ended.
             let _ = process.signal(Signal::KILL);
         }
+        if held.is_empty() {
+            // They went between the two looks, or will in a moment.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         for (pid, process) in held {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if !process.wait_ended(left).unwrap_or(true) {
+            if tokio::time::timeout_at(deadline, process.ended()).await.is_err() {
                 stubborn.insert(pid);
             }
         }

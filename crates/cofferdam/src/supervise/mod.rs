@@ -26,9 +26,7 @@ mod watch;
 pub use error::StartError;
 pub(crate) use error::supervision;
 pub(crate) use leftovers::{Marks, end_everything};
-pub(crate) use remains::{
-    Clearing, Remains, clear_away, complete, forget, remove_state_leftovers, runtime_words,
-};
+pub(crate) use remains::{Remains, clear_away, complete, forget, remove_state_leftovers, runtime_words};
 pub use supervisor::Started;
 pub(crate) use supervisor::{Launching, Mode, Supervisor};
 pub(crate) use target::OwnedTarget;

@@ -4,19 +4,18 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::leftovers::{Marks, end_everything};
 use super::target::OwnedTarget;
 use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
 use crate::cgroup::{CgroupPath, ContainerCgroup, MemoryCounters, Usage, read_usage, remove_leftovers};
 use crate::error::{Code, Failure};
 use crate::exit::{Death, Evidence, NotInLog};
+use crate::fault;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::proc::TICK_US;
 use crate::process::Reaper;
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Clearing, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ProcessId, Record, StateDir};
 
 /// How long the sandbox's helpers may take to end after it. They lose their connection to it at once.
@@ -26,17 +25,31 @@ const HELPERS_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Remains<'a> {
     pub(crate) host: &'a HostFacts,
-    pub(crate) runtime: &'a dyn Runtime,
+    /// `None` where its binary cannot be used any more.
+    pub(crate) runtime: Option<&'a dyn Runtime>,
+    /// The runtime's state root.
+    pub(crate) root: &'a Path,
     pub(crate) container: &'a ContainerDir,
     pub(crate) target: &'a OwnedTarget,
     pub(crate) cgroup: Option<&'a CgroupPath>,
 }
 
-impl Remains<'_> {
+impl<'a> Remains<'a> {
+    /// What a container has by its record.
+    pub(crate) fn of(
+        record: &'a Record,
+        container: &'a ContainerDir,
+        target: &'a OwnedTarget,
+        runtime: Option<&'a dyn Runtime>,
+        host: &'a HostFacts,
+    ) -> Self {
+        Self { host, runtime, root: &record.runtime.root, container, target, cgroup: record.cgroup.as_ref() }
+    }
+
     fn marks(&self, with_strays: bool) -> Marks<'_> {
         Marks {
             id: &self.container.id,
-            root: &self.runtime.config().root,
+            root: self.root,
             cgroups: &self.host.cgroups,
             cgroup: self.cgroup,
             with_strays,
@@ -44,8 +57,8 @@ impl Remains<'_> {
     }
 
     /// Kills what still lives of the container. In its supervisor, stray children are the container's too.
-    pub(crate) fn end_processes(&self, with_strays: bool, errors: &mut Vec<Failure>) {
-        if let Err(error) = end_everything(self.marks(with_strays)) {
+    pub(crate) async fn end_processes(&self, with_strays: bool, errors: &mut Vec<Failure>) {
+        if let Err(error) = end_everything(self.marks(with_strays)).await {
             errors.push(failure("processes of the container are left", &error));
         }
     }
@@ -56,7 +69,7 @@ impl Remains<'_> {
         if tokio::time::timeout(HELPERS_LIMIT, reaper.no_strays()).await.is_ok() {
             return;
         }
-        self.end_processes(true, errors);
+        self.end_processes(true, errors).await;
         if tokio::time::timeout(HELPERS_LIMIT, reaper.no_strays()).await.is_err() {
             let strays = reaper.strays();
             errors.push(Failure {
@@ -101,32 +114,8 @@ pub(crate) fn complete(death: &mut Death, counters: &Counters, process: Option<&
     }
 }
 
-/// Who takes away what a runtime has made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Clearing {
-    /// The runtime, by its command `delete`: always right.
-    ByRuntime,
-    /// We: the container has ended in an orderly way, and what is left of it are directories that carry its id. To
-    /// start the runtime once more for that costs as much as a tenth of the whole run.
-    ByUs,
-}
-
-impl Clearing {
-    /// Who can take away a container that was made from this specification, once it has ended.
-    pub(crate) fn after_the_end(spec: &Value, runtime: &dyn Runtime) -> Self {
-        let has_hooks =
-            spec.pointer("/hooks/poststop").and_then(Value::as_array).is_some_and(|hooks| !hooks.is_empty());
-        // A group of the resctrl file system, which only the runtime knows by name.
-        let has_cache_limits = spec.pointer("/linux/intelRdt").is_some_and(|rdt| !rdt.is_null());
-        if has_hooks || has_cache_limits || !runtime.leaves_only_files() {
-            Self::ByRuntime
-        } else {
-            Self::ByUs
-        }
-    }
-}
-
 /// Takes away what the runtime and we have made, but the container's folder and its name. Goes on after an error.
+/// Without a runtime to call, all is taken away that carries the container's id.
 pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors: &mut Vec<Failure>) {
     if clearing == Clearing::ByRuntime {
         delete_by_runtime(remains, errors).await;
@@ -139,21 +128,19 @@ pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors:
     if let Err(error) = left {
         errors.push(failure("something of the container is left", &error));
     }
-    // The pid file last: as long as it is there, the rest may be.
-    for file in
-        [remains.container.console_socket(), remains.container.control_socket(), remains.container.pid_file()]
-    {
-        // Most were never made.
+    for file in [remains.container.console_socket(), remains.container.pid_file()] {
+        // They may never have been made.
         let _ = std::fs::remove_file(file);
     }
+    errors.extend(fault::reached("end.cleared").err().map(Failure::from));
 }
 
 async fn delete_by_runtime(remains: Remains<'_>, errors: &mut Vec<Failure>) {
-    let target = remains.target.target();
-    let Err(first) = remains.runtime.delete(target, false).await else { return };
+    let (Some(runtime), target) = (remains.runtime, remains.target.target()) else { return };
+    let Err(first) = runtime.delete(target, false).await else { return };
     tracing::debug!(error = %first, "delete failed; trying with force");
-    if let Err(error) = remains.runtime.delete(target, true).await
-        && !matches!(remains.runtime.state(target).await, Err(RuntimeError::NoContainer(_)))
+    if let Err(error) = runtime.delete(target, true).await
+        && !matches!(runtime.state(target).await, Err(RuntimeError::NoContainer(_)))
     {
         let mut failure = Failure::of(&error);
         failure.why.push(format!("without force: {}", Failure::of(&first)));
@@ -163,7 +150,7 @@ async fn delete_by_runtime(remains: Remains<'_>, errors: &mut Vec<Failure>) {
 
 fn remove_directories(remains: Remains<'_>) -> io::Result<()> {
     let cgroups = remains.cgroup.map_or(Ok(()), |path| remove_leftovers(&remains.host.cgroups, path));
-    let state = remove_state_leftovers(&remains.runtime.config().root, &remains.container.id);
+    let state = remove_state_leftovers(remains.root, &remains.container.id);
     cgroups.and(state)
 }
 

@@ -3,33 +3,39 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::control::{Answer, Command, Request};
+use super::control::{Answer, Command, Request, WAITING_LIMIT};
 use super::supervisor::{Made, Supervisor};
 use crate::bundle::read_config;
 use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, SentSignal};
+use crate::fault;
 use crate::lifecycle::{Status, Verb};
 use crate::request::Limits;
 use crate::rootfs::{Rootfs, check_process};
-use crate::runtime::KillScope;
+use crate::runtime::{KillScope, RuntimeError};
 use crate::signal::Signal;
 use crate::spec::SpecView;
 use crate::sys::PidFd;
 
 impl Supervisor {
     pub(super) async fn handle(&mut self, command: Command, made: &Made) {
-        let Command { request, reply } = command;
+        let Command { request, mut reply } = command;
         let outcome = match request {
-            Request::Wait => {
-                self.waiting.push(reply);
-                return;
-            }
+            Request::Wait => match self.let_wait(reply) {
+                None => return,
+                Some(refused) => {
+                    reply = refused;
+                    Err(too_many())
+                }
+            },
             Request::Stop { signal, grace_ms, by } => {
                 let stopping = self.record.stopping;
                 let grace = grace_ms.map_or(stopping.grace, Duration::from_millis);
                 match self.begin_stop(made, signal.unwrap_or(stopping.signal), grace, by).await {
+                    // It is waited for even where too many do: it is on its way, and the answer with it.
                     Ok(()) => {
                         self.waiting.push(reply);
                         return;
@@ -53,10 +59,21 @@ impl Supervisor {
         });
     }
 
+    /// Keeps a caller until the end; gives him back where too many wait.
+    fn let_wait(&mut self, reply: oneshot::Sender<Answer>) -> Option<oneshot::Sender<Answer>> {
+        // Those who have gone make room.
+        self.waiting.retain(|reply| !reply.is_closed());
+        if self.waiting.len() >= WAITING_LIMIT {
+            return Some(reply);
+        }
+        self.waiting.push(reply);
+        None
+    }
+
     pub(super) async fn start(&mut self, made: &Made) -> Result<(), Failure> {
         self.check(Verb::Start)?;
         let started = match self.look_again() {
-            Ok(()) => self.runtime.start(self.target.target()).await.map_err(|error| Failure::of(&error)),
+            Ok(()) => self.call_start().await,
             Err(failure) => Err(failure),
         };
         match started {
@@ -72,10 +89,15 @@ impl Supervisor {
                     // ESRCH: it has ended.
                     let _ = process.signal(Signal::KILL);
                 }
-                self.remains().end_processes(true, &mut vec![]);
+                self.remains().end_processes(true, &mut vec![]).await;
                 Err(failure)
             }
         }
+    }
+
+    async fn call_start(&self) -> Result<(), Failure> {
+        self.runtime.start(self.target.target()).await.map_err(|error| Failure::of(&error))?;
+        fault::reached("start.called").map_err(Failure::from)
     }
 
     /// Whether the command is still there: under runc, one that has gone since looks like the container's own exit 1.
@@ -132,8 +154,15 @@ impl Supervisor {
         let started = self.record.status != Status::Created;
         // A process that has not started has no handler for the signal, and nothing to lose.
         let (signal, grace) = if started { (signal, grace) } else { (Signal::KILL, Duration::ZERO) };
-        self.kill_at = Some((Instant::now() + grace, by));
+        self.kill_no_later_than(Instant::now() + grace, by);
         self.send(made, signal, false, by).await
+    }
+
+    /// A stop never gives more time than one that was asked for before.
+    pub(super) fn kill_no_later_than(&mut self, at: Instant, by: AskedBy) {
+        if self.kill_at.is_none_or(|(earlier, _)| at < earlier) {
+            self.kill_at = Some((at, by));
+        }
     }
 
     /// Sends a signal and remembers it: it decides how an ambiguous end is read.
@@ -145,7 +174,10 @@ impl Supervisor {
         by: AskedBy,
     ) -> Result<(), Failure> {
         // Before it is sent: the container may be dead when the call returns.
-        self.sent.push(SentSignal { signal, by, at: Timestamp::now() });
+        self.record.put_down(SentSignal { signal, by, at: Timestamp::now() });
+        if signal.asks_for_the_end() {
+            self.note(self.record.status);
+        }
         let Some(process) = &made.init.pidfd else { return Ok(()) };
         // SIGKILL to the sandbox works even when it hangs; other signals are for the guest inside.
         let direct = !all && (!self.record.sandboxed || signal == Signal::KILL);
@@ -160,10 +192,22 @@ impl Supervisor {
             // It ended between the question and the answer.
             Err(_) if process.has_ended().unwrap_or(false) => Ok(()),
             Err(error) => {
-                self.sent.pop();
+                // A runtime that was too slow may have sent it all the same.
+                if !matches!(error, RuntimeError::TimedOut { .. }) {
+                    self.record.sent.pop();
+                }
                 Err(Failure::of(&error))
             }
         }
+    }
+}
+
+fn too_many() -> Failure {
+    Failure {
+        code: Code::SupervisorUnreachable,
+        what: format!("{WAITING_LIMIT} callers wait for its end already"),
+        why: vec![],
+        next: Some("wait in one place, and hand the answer on from there".into()),
     }
 }
 

@@ -180,6 +180,12 @@ impl Pumps {
         self.outputs.clear();
     }
 
+    /// Gives up on output that its reader does not take. Its thread stays until the reader does, or this process ends.
+    pub(crate) fn abandon(&mut self) {
+        self.counters.truncated.store(true, Ordering::Release);
+        self.outputs.clear();
+    }
+
     /// What went through so far.
     pub(crate) fn report(&self) -> StdioReport {
         let count = |counter: &AtomicU64| counter.load(Ordering::Acquire);

@@ -13,23 +13,27 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::console::{ConsoleSocket, with_terminal};
 use super::control::{self, Answer, Command};
+use super::end::Callers;
 use super::error::{StartError, supervision};
-use super::remains::{Clearing, Remains, clear_away, forget};
+use super::remains::{Remains, clear_away, forget};
 use super::stdio::{Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
 use crate::error::Failure;
-use crate::exit::{AskedBy, ExitReport, SentSignal};
+use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::lifecycle::{Status, Verb};
 use crate::process::{Claim, ClaimError, Reaper, Seat};
-use crate::runtime::{CreateCall, Runtime, RuntimeError};
+use crate::runtime::{Clearing, CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
+
+/// How long callers may take to read the last answers.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// How far a launch goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,10 +53,10 @@ pub(crate) struct Launching {
     pub(crate) container: ContainerDir,
     pub(crate) lock: ContainerLock,
     pub(crate) record: Record,
-    /// Who takes the container away after its end.
-    pub(crate) clearing: Clearing,
     pub(crate) stdio: StdioPlan,
     pub(crate) mode: Mode,
+    /// Whether nobody waits for the result: what is not written down is lost.
+    pub(crate) unattended: bool,
     pub(crate) reaper: &'static Reaper,
     pub(crate) seat: Seat,
 }
@@ -76,11 +80,10 @@ pub(crate) struct Supervisor {
     /// Given back when the supervisor ends: the last thing that it does.
     _lock: ContainerLock,
     pub(super) record: Record,
-    pub(super) clearing: Clearing,
+    pub(super) unattended: bool,
     pub(super) target: OwnedTarget,
     pub(super) reaper: &'static Reaper,
     _seat: Seat,
-    pub(super) sent: Vec<SentSignal>,
     pub(super) timed_out: Option<Duration>,
     pub(super) start_failure: Option<Failure>,
     pub(super) kill_at: Option<(Instant, AskedBy)>,
@@ -104,61 +107,70 @@ impl Supervisor {
     /// The launch is cancelled and unmade when `cancelled` resolves before it is complete.
     pub(crate) async fn supervise(
         launching: Launching,
-        commands: (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+        (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
         started: oneshot::Sender<Result<Started, StartError>>,
         cancelled: oneshot::Receiver<()>,
     ) -> Option<ExitReport> {
-        let Launching { state, host, runtime, container, lock, record, clearing, stdio, mode, reaper, seat } =
-            launching;
+        let (mut supervisor, stdio, mode) = Self::new(launching);
+        let (last_words, words_to_come) = watch::channel(None);
+        let made = tokio::select! {
+            made = supervisor.make(stdio, mode) => made,
+            _ = cancelled => Err(StartError::Cancelled),
+        };
+        let opened = made.and_then(|made| Ok((made, supervisor.listen()?)));
+        let (mut made, listener) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                supervisor.unmake().await;
+                // The caller may have gone.
+                let _ = started.send(Err(error));
+                return None;
+            }
+        };
+        let server = tokio::spawn(control::serve(listener, sender, words_to_come));
+        // The caller may have gone; the container stays.
+        let _ = started.send(Ok(Started { pid: made.init.pid, terminal: made.terminal.take() }));
+        let mut callers = Callers { commands, last_words };
+        let death = supervisor.watch(&mut made, &mut callers.commands).await;
+        let report = supervisor.finish(made.pumps, death, &mut callers).await;
+        // The last answers are on their way; a caller who does not read his is not waited for.
+        let _ = tokio::time::timeout(FAREWELL_LIMIT, server).await;
+        Some(report)
+    }
+
+    fn new(launching: Launching) -> (Self, StdioPlan, Mode) {
+        let Launching {
+            state,
+            host,
+            runtime,
+            container,
+            lock,
+            record,
+            stdio,
+            mode,
+            unattended,
+            reaper,
+            seat,
+        } = launching;
         let target = OwnedTarget::of(&container, &record);
-        let mut supervisor = Self {
+        let supervisor = Self {
             state,
             host,
             runtime,
             container,
             _lock: lock,
             record,
-            clearing,
+            unattended,
             target,
             reaper,
             _seat: seat,
-            sent: vec![],
             timed_out: None,
             start_failure: None,
             kill_at: None,
             end_at: None,
             waiting: vec![],
         };
-        let (sender, mut receiver) = commands;
-        let made = tokio::select! {
-            made = supervisor.make(stdio, mode) => made,
-            _ = cancelled => Err(StartError::Cancelled),
-        };
-        let mut made = match made {
-            Ok(made) => made,
-            Err(error) => {
-                supervisor.unmake().await;
-                // The caller may have gone.
-                let _ = started.send(Err(error));
-                return None;
-            }
-        };
-        let server = match supervisor.listen() {
-            Ok(listener) => tokio::spawn(control::serve(listener, sender)),
-            Err(error) => {
-                drop(made);
-                supervisor.unmake().await;
-                // The caller may have gone.
-                let _ = started.send(Err(error));
-                return None;
-            }
-        };
-        // The caller may have gone; the container stays.
-        let _ = started.send(Ok(Started { pid: made.init.pid, terminal: made.terminal.take() }));
-        let death = supervisor.watch(&mut made, &mut receiver).await;
-        let report = supervisor.finish(made.pumps, death, &mut receiver).await;
-        server.abort();
-        Some(report)
+        (supervisor, stdio, mode)
     }
 
     fn listen(&self) -> Result<UnixListener, StartError> {
@@ -254,20 +266,14 @@ impl Supervisor {
     }
 
     pub(super) fn remains(&self) -> Remains<'_> {
-        Remains {
-            host: &self.host,
-            runtime: self.runtime.as_ref(),
-            container: &self.container,
-            target: &self.target,
-            cgroup: self.record.cgroup.as_ref(),
-        }
+        Remains::of(&self.record, &self.container, &self.target, Some(self.runtime.as_ref()), &self.host)
     }
 
     /// Takes away everything that a launch has made. Errors are logged: the launch's own error is the one to report.
     async fn unmake(&self) {
         let mut errors = vec![];
         let remains = self.remains();
-        remains.end_processes(true, &mut errors);
+        remains.end_processes(true, &mut errors).await;
         remains.end_children(self.reaper, &mut errors).await;
         clear_away(remains, Clearing::ByRuntime, &mut errors).await;
         forget(&self.state, &self.container, &self.record, &mut errors);

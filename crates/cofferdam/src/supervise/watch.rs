@@ -31,7 +31,7 @@ impl Supervisor {
                     if let Some(death) = end {
                         tracing::warn!(gofer = %death.helper, "the sandbox lost its gofer");
                         helper = Some(death);
-                        self.kill_at = Some((Instant::now() + GOFER_GRACE, AskedBy::Stop));
+                        self.kill_no_later_than(Instant::now() + GOFER_GRACE, AskedBy::Stop);
                     }
                 }
                 () = sleep_until(deadline) => self.on_deadline(made, helper.is_some()).await,
@@ -43,7 +43,7 @@ impl Supervisor {
             end: end.expect("the reaper's thread lives as long as the process and answers every watch"),
             from_pidfd: false,
             sandboxed: self.record.sandboxed,
-            sent: std::mem::take(&mut self.sent),
+            sent: self.record.sent.clone(),
             timed_out: self.timed_out,
             memory: None,
             oom_line: None,
@@ -72,7 +72,10 @@ impl Supervisor {
         }
         if self.end_at.is_some_and(|at| at <= now) {
             self.end_at = None;
-            self.timed_out = self.record.stopping.timeout;
+            // A stop that somebody has asked for before is the cause, if the container was still at it.
+            if self.kill_at.is_none() {
+                self.timed_out = self.record.stopping.timeout;
+            }
             let (signal, grace) = (self.record.stopping.signal, self.record.stopping.grace);
             self.begin_stop(made, signal, grace, AskedBy::Timeout).await.unwrap_or_else(log_failure);
         }

@@ -1,0 +1,223 @@
+//! The end of a supervisor's work: every caller gets the answer, and a disk that is full or read-only costs no exit.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use cofferdam_testkit::lab::{Lab, eventually, finish, new_command};
+use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
+use serde_json::{Value, json};
+
+use crate::{Case, case};
+
+pub(crate) const CASES: &[Case] = &[
+    case("endings::every_caller_is_answered", every_caller_is_answered).only(is_one_of_each),
+    case("endings::too_many_callers_are_told_so", too_many_callers_are_told_so).only(is_one_of_each),
+    case("endings::a_full_state_directory", a_full_state_directory).only(is_one_of_each),
+    // A sandbox keeps its log open, which the kernel does not let become read-only.
+    case("endings::a_read_only_state_directory", a_read_only_state_directory)
+        .only(|choice| *choice == Choice::Runc),
+    case("endings::a_state_directory_that_was_full_before", full_before).only(is_one_of_each),
+    case("endings::a_reader_that_never_reads", a_reader_that_never_reads).only(is_one_of_each),
+    case("endings::a_runtime_that_is_gone", a_runtime_that_is_gone).only(|choice| *choice == Choice::Fake),
+];
+
+fn is_one_of_each(choice: &Choice) -> bool {
+    matches!(choice, Choice::Runc | Choice::Runsc(RUNSC_DEBIAN))
+}
+
+/// A container that exits 7 once it is told to.
+fn start_until_told(lab: &Lab, name: &str, options: &[&str]) -> String {
+    let script = until_told(name);
+    let options: Vec<&str> = options.iter().copied().chain(["--name", name]).collect();
+    let id = lab.run_detached(&options, &["sh", "-c", &script]);
+    eventually("it listens", || lab.rootfs.join("data").join(name).exists());
+    id
+}
+
+fn until_told(name: &str) -> String {
+    format!("trap 'exit 7' USR1; touch /data/{name}; while :; do sleep 0.05; done")
+}
+
+fn tell(lab: &Lab, name: &str) {
+    drop(lab.cofferdam(&["kill", "--signal", "USR1", name]).expect_code(0));
+}
+
+/// Asks a container's supervisor to be told of the end, and does not read the answer yet.
+fn ask_to_wait(lab: &Lab, id: &str) -> UnixStream {
+    let socket = lab.state().join("containers").join(id).join("control.sock");
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"{\"version\":1,\"do\":\"wait\"}\n").unwrap();
+    stream
+}
+
+fn answer(mut stream: UnixStream) -> Value {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
+}
+
+fn every_caller_is_answered(lab: &Lab) {
+    let id = start_until_told(lab, "c", &["--rm"]);
+    let callers: Vec<_> = (0..200).map(|_| ask_to_wait(lab, &id)).collect();
+    // Some give up: they cost nobody else his answer.
+    let callers: Vec<_> =
+        callers.into_iter().enumerate().filter(|(n, _)| n % 10 != 0).map(|(_, caller)| caller).collect();
+    tell(lab, "c");
+    for caller in callers {
+        assert_eq!(answer(caller)["ended"]["cause"], json!({ "kind": "exited", "code": 7 }));
+    }
+    lab.expect_clean();
+}
+
+fn too_many_callers_are_told_so(lab: &Lab) {
+    let id = start_until_told(lab, "c", &[]);
+    let callers: Vec<_> = (0..470).map(|_| ask_to_wait(lab, &id)).collect();
+    // The container can still be ended, and all the others still get their answer.
+    drop(lab.cofferdam(&["stop", "-t", "0", &id]).expect_code(0));
+    let (mut ended, mut refused) = (0, 0);
+    for caller in callers {
+        match answer(caller) {
+            Value::Object(answer) if answer.contains_key("ended") => ended += 1,
+            answer => {
+                assert!(answer["failed"].to_string().contains("callers wait"), "{answer}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((ended, refused), (448, 22));
+    lab.expect_no_leftovers();
+}
+
+/// A state directory of its own file system, which can be filled and made read-only.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn new(lab: &Lab) -> Self {
+        let path = lab.state();
+        std::fs::create_dir(&path).unwrap();
+        let disk = Self(path);
+        disk.mount(&["-t", "tmpfs", "-o", "size=512k,mode=0700", "cofferdam-test"]);
+        disk
+    }
+
+    fn mount(&self, options: &[&str]) {
+        let mut command = new_command("mount");
+        command.args(options).arg(&self.0);
+        drop(finish(command).expect_code(0));
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) -> PathBuf {
+        let path = self.0.join("filler");
+        let mut file = std::fs::File::create(&path).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a monitor that is just ending may still be in it.
+        let mut command = new_command("umount");
+        command.arg("--lazy").arg(&self.0);
+        drop(finish(command));
+    }
+}
+
+/// The report as it lies on the disk, without asking anybody.
+fn report_on_disk(lab: &Lab, id: &str) -> Option<Value> {
+    let text = std::fs::read(lab.state().join("containers").join(id).join("report.json")).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn a_full_state_directory(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    let background = start_until_told(lab, "b", &[]);
+    let foreground = lab.start_run(&["--name", "f"], &["sh", "-c", &until_told("f")]);
+    eventually("it listens", || lab.rootfs.join("data/f").exists());
+    let filler = disk.fill();
+    tell(lab, "b");
+    tell(lab, "f");
+    assert_eq!(foreground.finish().code, Some(7), "the caller gets the code");
+    assert_eq!(lab.report("b")["cause"], json!({ "kind": "exited", "code": 7 }));
+    // Space had been set aside for the report.
+    eventually("the report is on the disk", || {
+        report_on_disk(lab, &background).is_some_and(|report| report["cause"]["code"] == 7)
+    });
+    std::fs::remove_file(filler).unwrap();
+    drop(lab.cofferdam(&["rm", "-f", "b", "f"]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}
+
+fn a_read_only_state_directory(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    let id = start_until_told(lab, "c", &[]);
+    let caller = ask_to_wait(lab, &id);
+    disk.mount(&["-o", "remount,ro"]);
+    tell(lab, "c");
+    assert_eq!(lab.report(&id)["cause"]["code"], 7, "its monitor tells it, whatever the disk says");
+    assert!(report_on_disk(lab, &id).is_none());
+    disk.mount(&["-o", "remount,rw"]);
+    eventually("the report is on the disk", || report_on_disk(lab, &id).is_some());
+    assert_eq!(answer(caller)["ended"]["cause"]["code"], 7);
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}
+
+fn full_before(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    // Its directories are there.
+    drop(lab.cofferdam(&["ps"]).expect_code(0));
+    let filler = disk.fill();
+    let done = lab.run(&["--name", "n"], &["true"]).expect_error("E0604");
+    assert!(done.stderr.contains("full"), "{}", done.stderr);
+    drop(lab.run(&["--name", "n", "--detach"], &["true"]).expect_error("E0604"));
+    std::fs::remove_file(filler).unwrap();
+    lab.expect_clean();
+    drop(lab.run(&["--name", "n", "--rm"], &["true"]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}
+
+fn a_reader_that_never_reads(lab: &Lab) {
+    let args = lab.launch_args("run", &["--name", "n"], &["sh", "-c", "yes | head -c 100000; exit 7"]);
+    let start = || {
+        let mut command = lab.command(args.clone());
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        eventually("its output waits, and only that", || {
+            lab.cofferdam(&["ps", "-a", "--own"]).text().contains("exited")
+        });
+        child
+    };
+    // The container is over for everybody else, and another command can forget it.
+    let mut child = start();
+    assert_eq!(lab.report("n")["cause"]["code"], 7);
+    drop(lab.cofferdam(&["rm", "--force", "n"]).expect_code(0));
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    lab.expect_clean();
+    // Whoever interrupts what is left of it is obeyed, and the code is still the container's.
+    let mut child = start();
+    let pid = i32::try_from(child.id()).unwrap();
+    cofferdam_testkit::lab::signal_process(pid, rustix::process::Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    assert_eq!(lab.report("n")["stdio"]["truncated"], true);
+    drop(lab.cofferdam(&["rm", "n"]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn a_runtime_that_is_gone(lab: &Lab) {
+    let id = lab.run_detached(&[], &["sleep", "1000"]);
+    let supervisor = lab.inspect(&id)["supervisor"]["pid"].as_i64().unwrap();
+    cofferdam_testkit::lab::signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::KILL);
+    std::fs::rename(lab.runtime(), lab.path().join("uninstalled")).unwrap();
+    // All that there is of it carries its id, so it can be ended and forgotten without its runtime.
+    drop(lab.cofferdam(&["stop", "-t", "0", &id]).expect_code(0));
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    std::fs::rename(lab.path().join("uninstalled"), lab.runtime()).unwrap();
+    lab.expect_clean();
+}
