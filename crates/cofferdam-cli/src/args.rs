@@ -119,10 +119,11 @@ pub(crate) struct LimitArgs {
 
 /// A length of time: `90s`, `1m 30s`, or a number of seconds as docker has it.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write for example 30s or 5m"))
+    /// More than anybody waits, and little enough to be added to any moment.
+    const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+    let parsed = text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text));
+    let length = parsed.map_err(|error| format!("{error}; write for example 30s or 5m"))?;
+    Ok(length.min(LONGEST))
 }
 
 impl RuntimeArgs {

@@ -205,6 +205,12 @@ pub(crate) struct StreamArgs {
     pub(crate) stderr: Option<PathBuf>,
 }
 
+impl StreamArgs {
+    pub(crate) fn is_given(&self) -> bool {
+        self.stdin.is_some() || self.stdout.is_some() || self.stderr.is_some()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
     /// Give up after this time, such as 30s, with exit code 124

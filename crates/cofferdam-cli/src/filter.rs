@@ -60,7 +60,11 @@ impl Filter {
         let value = self.value.as_str();
         match self.key {
             // A status may carry a remark: "running (unsupervised)".
-            Key::Status => row.status.split(' ').next() == Some(value),
+            // docker calls what we and the runtimes call stopped by another word.
+            Key::Status => {
+                let value = if value == "exited" { "stopped" } else { value };
+                row.status.split(' ').next() == Some(value)
+            }
             Key::Name => row.name.as_deref().is_some_and(|name| name.contains(value)),
             Key::Id => row.id.starts_with(value),
             Key::Label => match value.split_once('=') {

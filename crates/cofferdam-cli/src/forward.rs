@@ -1,6 +1,7 @@
 //! Signals that the foreground process gets and passes on to its container.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use cofferdam::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,9 +12,27 @@ use tokio::sync::mpsc;
 const PASSED_ON: [Signal; 7] =
     [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2, Signal::CONT];
 
-/// How often a user may ask for the end before it is made to happen: a first process without a handler ignores
-/// SIGINT and SIGTERM, and the user would be stuck.
-pub(crate) const PATIENCE: usize = 3;
+/// How often a user may ask for the end within [`PATIENCE_TIME`] before it is made to happen: a first process without a
+/// handler ignores SIGINT and SIGTERM, and the user would be stuck.
+const PATIENCE: usize = 3;
+/// Who presses Ctrl-C now and then, in a shell of the container say, does not mean to kill it.
+const PATIENCE_TIME: Duration = Duration::from_secs(10);
+
+/// How often the end was asked for of late.
+#[derive(Debug, Default)]
+pub(crate) struct Patience(Vec<Instant>);
+
+impl Patience {
+    /// How often it may still be asked for after this signal; `None` of one that does not ask for it.
+    pub(crate) fn left_after(&mut self, signal: Signal) -> Option<usize> {
+        if !matches!(signal, Signal::INT | Signal::TERM) {
+            return None;
+        }
+        self.0.retain(|asked| asked.elapsed() < PATIENCE_TIME);
+        self.0.push(Instant::now());
+        Some(PATIENCE.saturating_sub(self.0.len()))
+    }
+}
 
 /// Signals as they come in.
 #[derive(Debug)]
@@ -46,14 +65,9 @@ impl Incoming {
     pub(crate) async fn asked_to_end(&mut self) -> Signal {
         loop {
             let signal = self.next().await;
-            if asks_for_end(signal) {
+            if signal.asks_for_the_end() {
                 return signal;
             }
         }
     }
-}
-
-/// Whether whoever sends this signal wants the process to end.
-pub(crate) fn asks_for_end(signal: Signal) -> bool {
-    [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].contains(&signal)
 }

@@ -30,7 +30,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    log_to_stderr(&cli.global.log_level);
+    if let Err(failure) = log_to_stderr(&cli.global.log_level) {
+        output::print_failure(&failure);
+        return ExitCode::from(OUR_FAILURE);
+    }
     // One thread: a container's bytes are moved by threads of their own, and a small process starts fast.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
@@ -53,7 +56,9 @@ fn main() -> ExitCode {
 
 /// Prints what clap has to say: help on standard output, a mistake as an error of ours.
 fn usage(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    let is_bare =
+        error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && std::env::args_os().len() == 1;
+    if is_bare || matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A reader that has gone (`cofferdam --help | head`) is no failure.
         let _ = error.print();
         return ExitCode::SUCCESS;
@@ -72,7 +77,13 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(OUR_FAILURE)
 }
 
-fn log_to_stderr(level: &str) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("warn"));
+fn log_to_stderr(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(level).map_err(|error| Failure {
+        code: Code::InvalidValue,
+        what: format!("the log level {} is not one", cofferdam::id::quote(level)),
+        why: vec![error.to_string()],
+        next: Some("--log-level and COFFERDAM_LOG take error, warn, info, debug or trace".into()),
+    })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    Ok(())
 }

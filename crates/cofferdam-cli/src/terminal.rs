@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use crate::output::warn;
+
 /// The terminal's settings before raw mode.
 static ORIGINAL: OnceLock<Termios> = OnceLock::new();
 
@@ -15,8 +17,20 @@ static ORIGINAL: OnceLock<Termios> = OnceLock::new();
 pub(crate) struct RawMode(());
 
 impl RawMode {
+    /// Puts the terminal on standard input into raw mode, if there is one. That it cannot be is only said: the container
+    /// runs already.
+    pub(crate) fn enter_if_possible() -> Option<Self> {
+        if !stdin_is_terminal() {
+            return None;
+        }
+        let entered = Self::enter();
+        entered
+            .inspect_err(|error| warn(format_args!("the terminal cannot be put into raw mode: {error}")))
+            .ok()
+    }
+
     /// Puts the terminal on standard input into raw mode.
-    pub(crate) fn enter() -> io::Result<Self> {
+    fn enter() -> io::Result<Self> {
         let original = tcgetattr(io::stdin())?;
         let mut raw = original.clone();
         raw.make_raw();

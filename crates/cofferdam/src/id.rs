@@ -56,7 +56,8 @@ impl Diagnose for InvalidId {
 }
 
 /// Quotes foreign text for a message: escaped, and cut where it is long.
-pub(crate) fn quote(text: &str) -> String {
+#[must_use]
+pub fn quote(text: &str) -> String {
     const SHOWN: usize = 64;
     let mut cut: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().count() > SHOWN {
@@ -112,7 +113,9 @@ impl FromStr for ContainerName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        if starts_well && text.len() <= NAME_LENGTH_LIMIT && text.bytes().all(allowed) {
+        // It would hide the container whose id it is.
+        let is_id = text.parse::<ContainerId>().is_ok();
+        if starts_well && !is_id && text.len() <= NAME_LENGTH_LIMIT && text.bytes().all(allowed) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidId::Name(text.to_owned()))

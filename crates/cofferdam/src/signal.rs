@@ -67,6 +67,13 @@ impl Signal {
         matches!(self, Self::HUP | Self::INT | Self::QUIT | Self::KILL | Self::TERM)
     }
 
+    /// Whether the kernel sends it to a process that does something impossible, or the process to itself (`abort`).
+    #[must_use]
+    pub fn is_fault(self) -> bool {
+        // ILL, TRAP, ABRT, BUS, FPE, SEGV, SYS.
+        matches!(self.0, 4..=8 | 11 | 31)
+    }
+
     /// The code by which shells report a death by this signal: 128 plus its number.
     #[must_use]
     pub fn shell_code(self) -> u8 {

@@ -41,7 +41,7 @@ pub(super) async fn detached(
         MonitorReply::Made { id, warnings, .. } => {
             warnings.iter().for_each(warn);
             if let Some(file) = cidfile {
-                file.fill(id.as_str())?;
+                file.fill(id.as_str());
             }
             print(&id)?;
             Ok(0)
@@ -65,12 +65,12 @@ impl IdFile {
         Ok(Self { path: path.to_owned(), file, filled: false })
     }
 
-    pub(super) fn fill(mut self, id: &str) -> Result<(), CliError> {
-        self.file.write_all(id.as_bytes()).map_err(|error| {
-            CliError::internal(&format!("{} cannot be written", self.path.display()), &error)
-        })?;
-        self.filled = true;
-        Ok(())
+    /// Writes the id. That it cannot be written is only said: the container is there, and is not lost for that.
+    pub(super) fn fill(mut self, id: &str) {
+        match self.file.write_all(id.as_bytes()) {
+            Ok(()) => self.filled = true,
+            Err(error) => warn(format_args!("--cidfile: {} cannot be written: {error}", self.path.display())),
+        }
     }
 }
 

@@ -26,14 +26,8 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<u8, CliErr
         StdioPlan::inherit(args.interactive).map_err(|error| CliError::internal("own streams", &error))?;
     let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
     let mut process = context.engine.exec(&args.container, request, stdio).await?;
-    let raw_mode = match &process.terminal {
-        Some(terminal) => {
-            copy_size(terminal);
-            stdin_is_terminal().then(RawMode::enter).transpose()
-        }
-        None => Ok(None),
-    };
-    let raw_mode = raw_mode.map_err(|error| CliError::internal("raw mode", &error))?;
+    process.terminal.iter().for_each(copy_size);
+    let raw_mode = if args.tty && args.interactive { RawMode::enter_if_possible() } else { None };
     let end = loop {
         let signal = tokio::select! {
             end = process.wait() => break end,

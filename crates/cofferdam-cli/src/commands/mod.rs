@@ -24,7 +24,10 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         // These need no state directory.
         Command::Explain { code } => return explain::explain(code.as_deref()),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut anstream::stdout());
+            // A reader that goes halfway is an error to be told of, where the generator would panic.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut script);
+            print(String::from_utf8_lossy(&script).trim_end())?;
             return Ok(0);
         }
         Command::Monitor => {

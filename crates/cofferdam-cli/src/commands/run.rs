@@ -15,7 +15,7 @@ use super::create::{IdFile, detached};
 use crate::args::refuse;
 use crate::cli::RunArgs;
 use crate::context::Context;
-use crate::forward::{Incoming, PATIENCE, asks_for_end};
+use crate::forward::{Incoming, Patience};
 use crate::output::{CliError, note, print_json, warn};
 use crate::terminal::{RawMode, copy_size, stdin_is_terminal};
 
@@ -32,6 +32,12 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
         }
         return detached(context, config, request, true, &args.streams, args.cidfile.as_deref()).await;
     }
+    if args.streams.is_given() {
+        return Err(refuse(
+            "--stdin, --stdout, --stderr",
+            "they are for --detach; here the shell's < and > do it",
+        ));
+    }
     if args.tty && args.interactive && !stdin_is_terminal() {
         return Err(refuse("--tty", "standard input is not a terminal"));
     }
@@ -47,12 +53,19 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
     let stdio =
         StdioPlan::inherit(args.interactive).map_err(|error| CliError::internal("own streams", &error))?;
     let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
-    let (container, raw_mode) = launch(&launcher, prepared, stdio, args.tty, &mut incoming).await?;
+    let mut patience = Patience::default();
+    let mut last_signal = None;
+    let cancel = async { last_signal = Some(incoming.asked_to_end().await) };
+    let (container, raw_mode) = launch(&launcher, prepared, stdio, &args, cancel).await?;
     clock.lap("create and start");
     if let Some(file) = cidfile {
-        file.fill(container.id.as_str())?;
+        file.fill(container.id.as_str());
     }
-    let report = attend(container, incoming).await?;
+    if let Some(signal) = last_signal {
+        // It came when the container had just been made.
+        pass_on(&container.commands(), signal, &mut patience);
+    }
+    let report = attend(container, incoming, patience).await?;
     drop(raw_mode);
     clock.end(&report);
     if args.timings {
@@ -66,21 +79,14 @@ async fn launch(
     launcher: &Launcher,
     prepared: Prepared,
     stdio: StdioPlan,
-    tty: bool,
-    incoming: &mut Incoming,
+    args: &RunArgs,
+    cancel: impl Future<Output = ()>,
 ) -> Result<(Container, Option<RawMode>), CliError> {
-    let cancel = async {
-        incoming.asked_to_end().await;
-    };
-    if !tty {
+    if !args.tty {
         return Ok((launcher.run(prepared, stdio, cancel).await?, None));
     }
     let container = launcher.create(prepared, stdio, cancel).await?;
-    let raw_mode = if stdin_is_terminal() {
-        Some(RawMode::enter().map_err(|error| CliError::internal("raw mode", &error))?)
-    } else {
-        None
-    };
+    let raw_mode = if args.interactive { RawMode::enter_if_possible() } else { None };
     if let Some(terminal) = &container.started.terminal {
         copy_size(terminal);
     }
@@ -93,32 +99,31 @@ async fn launch(
 }
 
 /// Waits for the end of the container and passes signals on meanwhile.
-async fn attend(mut container: Container, mut incoming: Incoming) -> Result<ExitReport, CliError> {
+async fn attend(
+    mut container: Container,
+    mut incoming: Incoming,
+    mut patience: Patience,
+) -> Result<ExitReport, CliError> {
     let commands = container.commands();
     let terminal = container.started.terminal.take();
     let ended = container.wait();
     tokio::pin!(ended);
-    let mut asked = 0;
     loop {
         tokio::select! {
             report = &mut ended => return Ok(report?),
             signal = incoming.next() => match (signal, &terminal) {
                 (Signal::WINCH, Some(terminal)) => copy_size(terminal),
                 (Signal::WINCH, None) => {}
-                (signal, _) => {
-                    asked += usize::from(asks_for_end(signal));
-                    pass_on(&commands, signal, asked);
-                }
+                (signal, _) => pass_on(&commands, signal, &mut patience),
             },
         }
     }
 }
 
-fn pass_on(commands: &mpsc::Sender<SupervisorCommand>, signal: Signal, asked: usize) {
-    let signal = match asked {
-        PATIENCE.. if asks_for_end(signal) => Signal::KILL,
-        // The next one is the last.
-        asked if asked + 1 == PATIENCE && asks_for_end(signal) => {
+fn pass_on(commands: &mpsc::Sender<SupervisorCommand>, signal: Signal, patience: &mut Patience) {
+    let signal = match patience.left_after(signal) {
+        Some(0) => Signal::KILL,
+        Some(1) => {
             note("the container has not ended yet; once more kills it");
             signal
         }

@@ -16,6 +16,9 @@ const RECORD_BYTES: usize = 8192;
 const RECORDS: usize = 1 << 20;
 /// How long the line may take to appear after the death: it is written after the signal is sent.
 const LINE_LIMIT: Duration = Duration::from_millis(50);
+/// How far the log's clock may be from the others: a second, and a thousandth of the time since boot.
+const DRIFT_US: u64 = 1_000_000;
+const DRIFT_PARTS: u64 = 1000;
 /// Inode of the initial pid namespace (`PROC_PID_INIT_INO`): the log's pids are its pids.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
@@ -30,17 +33,22 @@ pub(crate) enum Verdict {
     Unknown,
 }
 
-/// Looks a process up that began so many microseconds after boot.
+/// Looks a process up that began so many microseconds after boot, time in suspension included.
 pub(crate) fn killed_for_memory(pid: i32, began_us: u64) -> Verdict {
     use std::os::unix::fs::MetadataExt;
     if std::fs::metadata("/proc/self/ns/pid").map_or(0, |namespace| namespace.ino()) != INITIAL_PID_NAMESPACE
     {
         return Verdict::Unknown;
     }
+    // The log's clock stands still in suspension, and is not kept in step with the others.
+    let began_us = began_us.saturating_sub(suspended_us());
+    let drift_us = DRIFT_US + began_us / DRIFT_PARTS;
     let deadline = Instant::now() + LINE_LIMIT;
     loop {
         let Some(log) = read() else { return Verdict::Unknown };
-        if let Some(line) = log.kills.get(&pid) {
+        // An older line is about a process that had the same pid before.
+        if let Some((_, line)) = log.kills.get(&pid).filter(|(at, _)| at.saturating_add(drift_us) >= began_us)
+        {
             return Verdict::Killed(line.clone());
         }
         if log.oldest_us > began_us {
@@ -53,11 +61,20 @@ pub(crate) fn killed_for_memory(pid: i32, began_us: u64) -> Verdict {
     }
 }
 
+/// How long this boot has been in suspension, in microseconds.
+fn suspended_us() -> u64 {
+    let now = |clock| {
+        let time = rustix::time::clock_gettime(clock);
+        u64::try_from(time.tv_sec * 1_000_000 + time.tv_nsec / 1000).unwrap_or_default()
+    };
+    now(rustix::time::ClockId::Boottime).saturating_sub(now(rustix::time::ClockId::Monotonic))
+}
+
 struct Log {
     /// When its oldest record was written, in microseconds after boot.
     oldest_us: u64,
-    /// The line of each kill, by pid; the last one where a pid was used again.
-    kills: BTreeMap<i32, String>,
+    /// When each kill was written, and its line, by pid; the last one where a pid was used again.
+    kills: BTreeMap<i32, (u64, String)>,
 }
 
 fn read() -> Option<Log> {
@@ -82,12 +99,11 @@ impl Log {
     fn take(&mut self, record: &[u8]) {
         let text = String::from_utf8_lossy(record);
         let Some((head, text)) = text.split_once(';') else { return };
-        if let Some(at) = head.split(',').nth(2).and_then(|field| field.parse::<u64>().ok()) {
-            self.oldest_us = self.oldest_us.min(at);
-        }
+        let Some(at) = head.split(',').nth(2).and_then(|field| field.parse::<u64>().ok()) else { return };
+        self.oldest_us = self.oldest_us.min(at);
         let line = text.lines().next().unwrap_or_default();
         if let Some(pid) = victim(line) {
-            self.kills.insert(pid, line.to_owned());
+            self.kills.insert(pid, (at, line.to_owned()));
         }
     }
 }
@@ -114,7 +130,7 @@ mod tests {
         log.take(b"garbage");
         assert_eq!(log.kills.keys().copied().collect::<Vec<_>>(), [2467, 2544]);
         assert_eq!(log.oldest_us, 5_711_222_000);
-        assert!(log.kills[&2467].ends_with("anon-rss:32256kB"));
+        assert!(log.kills[&2467].1.ends_with("anon-rss:32256kB"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinSet;
 
+use super::roots::{ForeignRoots, sandboxes};
 use super::{Engine, View};
 use crate::error::{Code, Failure};
 use crate::id::quote;
@@ -19,28 +20,6 @@ use crate::runtime::{
     self, DEFAULT_START_LIMIT, ListedContainer, LocateError, RuntimeConfig, RuntimeError, RuntimeKind, locate,
 };
 use crate::state::StateError;
-
-/// Where runtimes keep their state unless they are told otherwise, and where others tell them to.
-/// A `*` stands for one part of a path.
-const USUAL_ROOTS: [(RuntimeKind, &str); 14] = [
-    (RuntimeKind::Runc, "/run/runc"),
-    (RuntimeKind::Crun, "/run/crun"),
-    (RuntimeKind::Youki, "/run/youki"),
-    (RuntimeKind::Runsc, "/run/runsc"),
-    (RuntimeKind::Runsc, "/run/gvisor"),
-    // docker: one root a configured runtime; the name of the runtime is in the path.
-    (RuntimeKind::Runc, "/run/docker/runtime-*/moby"),
-    // containerd: one root a namespace.
-    (RuntimeKind::Runc, "/run/containerd/runc/*"),
-    (RuntimeKind::Crun, "/run/containerd/crun/*"),
-    (RuntimeKind::Runsc, "/run/containerd/runsc/*"),
-    // Rootless runtimes.
-    (RuntimeKind::Runc, "/run/user/*/runc"),
-    (RuntimeKind::Crun, "/run/user/*/crun"),
-    (RuntimeKind::Youki, "/run/user/*/youki"),
-    (RuntimeKind::Runsc, "/run/user/*/runsc"),
-    (RuntimeKind::Runsc, "/tmp/runsc"),
-];
 
 /// One container of the list.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -114,14 +93,16 @@ impl Engine {
         let mut listing = self.list_own().await?;
         let known: BTreeSet<String> = listing.rows.iter().map(|row| row.id.clone()).collect();
         let mut queries = JoinSet::new();
-        for (kind, root) in self.foreign_roots(extra, &known) {
+        let sandboxes = sandboxes();
+        let ForeignRoots { to_ask, warnings } = self.foreign_roots(extra, &sandboxes, &known);
+        for (kind, root) in to_ask {
             let cache = self.state.cache();
             queries.spawn(async move {
                 let result = list_root(kind, &root, &cache).await;
                 (kind, root, result)
             });
         }
-        let mut foreign = Listing::default();
+        let mut foreign = Listing { rows: vec![], warnings };
         while let Some(done) = queries.join_next().await {
             let Ok((kind, root, result)) = done else { continue };
             match result {
@@ -138,8 +119,8 @@ impl Engine {
         foreign
             .warnings
             .extend(extra.iter().filter(|(_, root)| !root.is_dir()).map(|(_, root)| missing_root(root)));
-        let lost = sandboxes().into_iter().filter(|(_, root)| !root.is_dir());
-        foreign.warnings.extend(lost.map(|(pid, root)| lost_sandbox(pid, &root)));
+        let lost = sandboxes.iter().filter(|(_, root)| !root.is_dir());
+        foreign.warnings.extend(lost.map(|(pid, root)| lost_sandbox(*pid, root)));
         foreign.rows.sort_by(|a, b| (&a.root, &a.id).cmp(&(&b.root, &b.id)));
         foreign.warnings.sort_by(|a, b| a.place.cmp(&b.place));
         listing.rows.extend(foreign.rows);
@@ -164,47 +145,6 @@ impl Engine {
                 .collect(),
         })
     }
-
-    /// The state roots below our own state directory, with the runtimes' names.
-    pub(super) fn own_roots(&self) -> Vec<(String, PathBuf)> {
-        let entries = std::fs::read_dir(self.state.path().join("runtime")).into_iter().flatten().flatten();
-        entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
-    }
-
-    /// Roots that hold something that we have no record of.
-    fn foreign_roots(
-        &self,
-        extra: &[(RuntimeKind, PathBuf)],
-        known: &BTreeSet<String>,
-    ) -> Vec<(RuntimeKind, PathBuf)> {
-        let mut roots: Vec<(RuntimeKind, PathBuf)> = extra.to_vec();
-        for (kind, pattern) in USUAL_ROOTS {
-            for root in expand(Path::new("/"), pattern) {
-                roots.push((kind_in_path(&root).unwrap_or(kind), root));
-            }
-        }
-        roots.extend(sandboxes().into_iter().map(|(_, root)| (RuntimeKind::Runsc, root)));
-        for (name, root) in self.own_roots() {
-            if let Some(kind) = RuntimeKind::from_name(&name) {
-                roots.push((kind, root));
-            }
-        }
-        let mut seen = BTreeSet::new();
-        roots
-            .into_iter()
-            .filter_map(|(kind, root)| Some((kind, std::fs::canonicalize(root).ok()?)))
-            .filter(|(kind, root)| seen.insert((*kind, root.clone())) && holds_unknown(root, known))
-            .collect()
-    }
-}
-
-/// Whether a root has an entry that is not one of the known containers'. Ids of ours are at the start of each name.
-fn holds_unknown(root: &Path, known: &BTreeSet<String>) -> bool {
-    std::fs::read_dir(root).into_iter().flatten().flatten().any(|entry| {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let id = name.trim_start_matches("runsc-").get(..crate::id::ID_LENGTH).unwrap_or(&name).to_owned();
-        !known.contains(&id)
-    })
 }
 
 /// What is below a root.
@@ -332,88 +272,5 @@ fn row_of_foreign(kind: RuntimeKind, root: &Path, container: ListedContainer) ->
         ours: false,
         command: vec![],
         labels: BTreeMap::new(),
-    }
-}
-
-/// The directories that a pattern means; a `*` stands for any text within one part of the path.
-fn expand(top: &Path, pattern: &str) -> Vec<PathBuf> {
-    let mut found = vec![top.to_owned()];
-    for part in pattern.split('/').filter(|part| !part.is_empty()) {
-        found = match part.split_once('*') {
-            None => found.into_iter().map(|path| path.join(part)).collect(),
-            Some((before, after)) => found
-                .into_iter()
-                .flat_map(|path| std::fs::read_dir(path).into_iter().flatten().flatten())
-                .filter(|entry| {
-                    let name = entry.file_name();
-                    let name = name.to_string_lossy();
-                    name.len() >= before.len() + after.len()
-                        && name.starts_with(before)
-                        && name.ends_with(after)
-                })
-                .map(|entry| entry.path())
-                .collect(),
-        };
-    }
-    found.retain(|path| path.is_dir());
-    found
-}
-
-/// The runtime that docker names in a root's path (`/run/docker/runtime-NAME/moby`).
-fn kind_in_path(root: &Path) -> Option<RuntimeKind> {
-    let name = root.components().find_map(|part| part.as_os_str().to_str()?.strip_prefix("runtime-"))?;
-    RuntimeKind::ALL
-        .into_iter()
-        .find(|kind| name.contains(kind.binary_name()))
-        .or_else(|| name.contains("gvisor").then_some(RuntimeKind::Runsc))
-}
-
-/// The living gVisor sandboxes, with the roots on their command lines.
-fn sandboxes() -> Vec<(i32, PathBuf)> {
-    crate::proc::all_pids()
-        .map(|pid| (pid, crate::proc::arguments(pid)))
-        .filter(|(_, args)| args.first().is_some_and(|name| name == "runsc-sandbox"))
-        .filter_map(|(pid, args)| {
-            Some((pid, args.iter().find_map(|arg| arg.strip_prefix("--root=").map(PathBuf::from))?))
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::ContainerId;
-
-    #[test]
-    fn patterns_find_the_roots_of_docker_and_containerd() {
-        let top = tempfile::tempdir().unwrap();
-        for path in [
-            "run/docker/runtime-runc/moby",
-            "run/docker/runtime-runsc-kvm/moby",
-            "run/containerd/runsc/k8s.io",
-        ] {
-            std::fs::create_dir_all(top.path().join(path)).unwrap();
-        }
-        std::fs::write(top.path().join("run/docker/runtime-file"), "").unwrap();
-        let mut roots = expand(top.path(), "/run/docker/runtime-*/moby");
-        roots.sort();
-        let kinds: Vec<_> = roots.iter().map(|root| kind_in_path(root)).collect();
-        assert_eq!(kinds, [Some(RuntimeKind::Runc), Some(RuntimeKind::Runsc)]);
-        assert_eq!(expand(top.path(), "/run/containerd/runsc/*").len(), 1);
-        assert_eq!(expand(top.path(), "/run/nothing/*").len(), 0);
-    }
-
-    #[test]
-    fn a_root_with_only_known_containers_is_not_asked() {
-        let root = tempfile::tempdir().unwrap();
-        let id = ContainerId::generate().to_string();
-        let known = BTreeSet::from([id.clone()]);
-        assert!(!holds_unknown(root.path(), &known));
-        for name in [id.clone(), format!("{id}_sandbox:{id}.state"), format!("runsc-{id}.sock")] {
-            std::fs::write(root.path().join(name), "").unwrap();
-        }
-        assert!(!holds_unknown(root.path(), &known));
-        std::fs::create_dir(root.path().join("other")).unwrap();
-        assert!(holds_unknown(root.path(), &known));
     }
 }

@@ -10,6 +10,7 @@ mod monitor;
 mod orphan;
 mod probe;
 mod remove;
+mod roots;
 mod verbs;
 
 use std::io;

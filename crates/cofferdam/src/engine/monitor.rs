@@ -159,7 +159,7 @@ impl Engine {
         args: &[&str],
         request: &MonitorRequest,
     ) -> Result<MonitorReply, MonitorError> {
-        let limit = request.runtime.start_limit + MONITOR_SLACK;
+        let limit = request.runtime.start_limit.saturating_add(MONITOR_SLACK);
         let MonitorProcess { process, stdin, stdout } =
             spawn_monitor(program, args).map_err(MonitorError::Process)?;
         let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;

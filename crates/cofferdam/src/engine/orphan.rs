@@ -346,14 +346,15 @@ impl Engine {
 
 /// Writes a signal down before it is sent, as its supervisor would have done.
 fn put_down(view: &View, signal: Signal, by: AskedBy) {
-    if !signal.asks_for_the_end() {
+    let sent = SentSignal { signal, by, at: Timestamp::now() };
+    if !sent.asks_for_the_end() {
         return;
     }
     let write = || -> Result<(), StateError> {
         // Whoever has the lock closes the record: the process has ended by then.
         let Some(_lock) = ContainerLock::attempt(&view.container)? else { return Ok(()) };
         let Some(mut record) = view.container.read_record()? else { return Ok(()) };
-        record.put_down(SentSignal { signal, by, at: Timestamp::now() });
+        record.put_down(sent);
         view.container.write_record(&record)
     };
     if let Err(error) = write() {

@@ -57,7 +57,7 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
     if let Some(counters) = death.memory.clone() {
         evidence.push(Evidence::Memory { counters });
     }
-    let asked_by = death.sent.last().map(|sent| sent.by);
+    let asked_by = death.sent.iter().rev().find(|sent| sent.asks_for_the_end()).map(|sent| sent.by);
     if let Some(limit) = death.timed_out {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         return (Cause::TimedOut { limit_ms }, Some(AskedBy::Timeout), evidence);
@@ -70,18 +70,16 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
                 && was_sent(signal).is_none()
                 && death.oom_line != Some(Err(NotInLog)) =>
         {
-            if let Some(Ok(line)) = death.oom_line.clone() {
-                evidence.push(Evidence::KernelLog { line });
-            }
+            evidence.extend(which_was_killed(death));
             (Cause::OomKilled { victim: OomVictim::Init }, None, evidence)
         }
         ProcessEnd::Signaled { signal, .. } => match &death.helper {
-            Some(helper) if was_sent(signal).is_none() => lost_helper(helper, evidence),
+            Some(helper) if was_sent(signal).is_none() => lost_helper(death, helper, evidence),
             _ => (Cause::Signaled { signal }, was_sent(signal), evidence),
         },
         ProcessEnd::Exited(code) => {
             if let Some(helper) = &death.helper {
-                return lost_helper(helper, evidence);
+                return lost_helper(death, helper, evidence);
             }
             if code == Signal::KILL.shell_code() && oom_kills > 0 && was_sent(Signal::KILL).is_none() {
                 return (Cause::OomKilled { victim: OomVictim::Child }, None, evidence);
@@ -119,6 +117,20 @@ impl Death {
     }
 }
 
+/// What is known of which process the kernel killed. Of a sandbox, any will do: it does not live on without one.
+fn which_was_killed(death: &Death) -> Option<Evidence> {
+    match &death.oom_line {
+        Some(Ok(line)) => Some(Evidence::KernelLog { line: line.clone() }),
+        _ if death.sandboxed => None,
+        _ => Some(Evidence::Ambiguous {
+            explanation:
+                "the kernel killed a process of it for lack of memory, and its log does not say which: \
+                          another one might have been, and SIGKILL have come from outside"
+                    .into(),
+        }),
+    }
+}
+
 fn wait_status(death: &Death) -> Evidence {
     let (code, signal, core_dumped) = match death.end {
         ProcessEnd::Exited(code) => (Some(code), None, false),
@@ -127,9 +139,18 @@ fn wait_status(death: &Death) -> Evidence {
     Evidence::WaitStatus { pid: death.pid, code, signal, core_dumped, from_pidfd: death.from_pidfd }
 }
 
-fn lost_helper(helper: &HelperDeath, mut evidence: Vec<Evidence>) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
+fn lost_helper(
+    death: &Death,
+    helper: &HelperDeath,
+    mut evidence: Vec<Evidence>,
+) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
     let how = helper.end.to_string();
     evidence.push(Evidence::HelperDied { helper: helper.helper.clone(), how: how.clone() });
+    let was_killed = matches!(helper.end, ProcessEnd::Signaled { signal: Signal::KILL, .. });
+    if was_killed && death.memory.as_ref().is_some_and(|memory| memory.oom_kill > 0) {
+        // It is in the container's cgroup, like the sandbox.
+        return (Cause::OomKilled { victim: OomVictim::Helper }, None, evidence);
+    }
     let failure = Failure {
         code: Code::RuntimeLost,
         what: format!("the sandbox lost its {}, which {how}", helper.helper),

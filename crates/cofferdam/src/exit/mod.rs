@@ -100,6 +100,8 @@ pub enum OomVictim {
     Init,
     /// Another process, whose death (137) the container's own process handed on as its exit code.
     Child,
+    /// A helper of the sandbox, without which it cannot go on.
+    Helper,
 }
 
 /// A request of ours that led to the end.
@@ -214,6 +216,15 @@ pub struct SentSignal {
     pub by: AskedBy,
     /// When.
     pub at: Timestamp,
+}
+
+impl SentSignal {
+    /// Whether it asked for the end: a process that exits after it may have followed it.
+    #[must_use]
+    pub fn asks_for_the_end(&self) -> bool {
+        let by_nature = matches!(self.by, AskedBy::Stop | AskedBy::Timeout | AskedBy::Remove);
+        by_nature || self.signal.asks_for_the_end()
+    }
 }
 
 impl Cause {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{AskedBy, Cause, Evidence, ExitReport, OomVictim, ProcessEnd};
 use crate::cgroup::MemoryCounters;
+use crate::signal::Signal;
 
 impl ExitReport {
     fn ambiguity(&self) -> Option<&str> {
@@ -27,9 +28,8 @@ impl ExitReport {
             Cause::Exited { .. } => self.ambiguity()?.to_owned(),
             Cause::Signaled { signal } => match self.asked_by {
                 Some(by) => format!("ended by {signal}, which cofferdam sent ({by})"),
-                None => format!(
-                    "ended by {signal} from outside{}. Not an out-of-memory kill of its own limit{}",
-                    self.core_note(),
+                None if *signal == Signal::KILL => format!(
+                    "ended by {signal} from outside. Not an out-of-memory kill of its own limit{}",
                     match self.memory().map(|memory| memory.oom_kill) {
                         None => ": no counter to tell".to_owned(),
                         Some(0) => " (oom_kill=0)".to_owned(),
@@ -37,6 +37,13 @@ impl ExitReport {
                             format!(": the kernel's log says that oom_kill={n} was for other processes of it"),
                     },
                 ),
+                None if signal.is_fault() => {
+                    format!(
+                        "ended by {signal}{}, which a process gets for a fault of its own",
+                        self.core_note()
+                    )
+                }
+                None => format!("ended by {signal} from outside{}", self.core_note()),
             },
             Cause::OomKilled { victim } => self.oom_text(*victim),
             Cause::TimedOut { limit_ms } => format!(
@@ -68,6 +75,7 @@ impl ExitReport {
         let Some(memory) = self.memory() else { return "out of memory".into() };
         let who = match victim {
             OomVictim::Init => "",
+            OomVictim::Helper => " (a helper of the sandbox was killed)",
             OomVictim::Child => " (a child process was killed; the container handed its code on)",
         };
         format!(

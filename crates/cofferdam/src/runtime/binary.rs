@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     CommandFailure, ContainerStdio, Features, Lacks, ListedContainer, QUERY_LIMIT, RuntimeConfig,
-    RuntimeError, RuntimeKind, RuntimeState, Target, parse_list, parse_state,
+    RuntimeError, RuntimeKind, RuntimeState, Target, log, parse_list, parse_state,
 };
 use crate::error::Code;
 use crate::exit::ProcessEnd;
@@ -60,6 +60,7 @@ impl Binary {
             None => Streams::Captured,
         };
         let program = &self.config.binary;
+        let log = call.target.map(|target| (target.log, log::length(target.log)));
         let invocation = Invocation { program, args, streams, limit: call.limit };
         let done =
             process::run(invocation).await.map_err(|error| RuntimeError::from_invoke(error, call.verb))?;
@@ -75,7 +76,7 @@ impl Binary {
             stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
             reason: None,
         };
-        let error = RuntimeError::failed(failure, call.target.map(|target| target.log));
+        let error = RuntimeError::failed(failure, log);
         Err(match call.target {
             Some(target) => error.or_no_container(target.id.as_str()),
             None => error,

@@ -140,8 +140,9 @@ pub struct Reason(pub String);
 
 impl RuntimeError {
     /// Puts a failed command together with the reason that the runtime's log or its standard error gives.
-    pub(crate) fn failed(mut failure: CommandFailure, log_file: Option<&Path>) -> Self {
-        failure.reason = log_file.and_then(log::read_last_error);
+    /// `log` is the log's path and its length before the call: an older error is another call's.
+    pub(crate) fn failed(mut failure: CommandFailure, log: Option<(&Path, u64)>) -> Self {
+        failure.reason = log.and_then(|(path, from)| log::read_last_error(path, from));
         let spoken = failure.reason.clone().or_else(|| last_line(&failure.stderr));
         Self::Failed(Box::new(failure), spoken.map(Reason))
     }
@@ -199,7 +200,12 @@ impl Diagnose for RuntimeError {
             Self::Spawn { .. } => Code::RuntimeMissing,
             Self::TimedOut { .. } => Code::RuntimeTimedOut,
             Self::Failed(failure, _) => {
-                log::command_problem(&failure.all_text()).unwrap_or(Code::RuntimeFailed)
+                // What is on standard error may be the container's own words; those in the log are not.
+                let problem = match &failure.reason {
+                    Some(reason) => log::command_problem(reason),
+                    None => log::command_problem(&failure.all_text()),
+                };
+                problem.unwrap_or(Code::RuntimeFailed)
             }
             Self::NoContainer(_) => Code::NoSuchContainer,
             Self::Garbled { .. } => Code::RuntimeGarbled,

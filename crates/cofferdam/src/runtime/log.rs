@@ -29,11 +29,16 @@ pub fn last_error(log: &[u8]) -> Option<String> {
     })
 }
 
-/// [`last_error`] of a file; `None` too when it cannot be read.
-pub(super) fn read_last_error(path: &Path) -> Option<String> {
+/// How long a log is now, in bytes: what a call writes comes after it.
+pub(super) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// [`last_error`] of a file from a position on; `None` too when it cannot be read.
+pub(crate) fn read_last_error(path: &Path, from: u64) -> Option<String> {
     let mut file = std::fs::File::open(path).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES).max(from))).ok()?;
     let mut tail = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
     last_error(&tail)

@@ -36,6 +36,7 @@ pub use features::{Features, KernelFacts, parse_commands, parse_flags};
 pub(crate) use locate::find_program;
 pub use locate::{LocateError, RuntimeKind, locate};
 pub use log::last_error;
+pub(crate) use log::read_last_error;
 pub use parse::{ListedContainer, RuntimeState, parse_list, parse_process_table, parse_state};
 pub use version::{RuntimeVersion, parse_version};
 

@@ -83,6 +83,8 @@ const EPERM: u32 = 1;
 const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// `AF_VSOCK`: reaches the hypervisor of the host past all network namespaces.
 const AF_VSOCK: u64 = 40;
+/// The last family that Linux has, as of 6.18: `AF_MCTP` is 45.
+const AF_LAST: u64 = 46;
 
 /// The profile for a set of capabilities on a machine (`uname -m`), as `linux.seccomp` of the specification.
 pub(crate) fn profile(machine: &str, capabilities: &[String]) -> Value {
@@ -102,10 +104,9 @@ pub(crate) fn profile(machine: &str, capabilities: &[String]) -> Value {
             "args": [{ "index": 0, "value": persona, "op": "SCMP_CMP_EQ" }],
         }));
     }
-    rules.push(json!({
-        "names": ["socket"], "action": "SCMP_ACT_ALLOW",
-        "args": [{ "index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE" }],
-    }));
+    // Not "all but vsock": the kernel looks at the lower half of the argument, the filter at the whole.
+    rules.push(socket_rule(AF_VSOCK - 1, "SCMP_CMP_LE"));
+    rules.extend((AF_VSOCK + 1..=AF_LAST).map(|family| socket_rule(family, "SCMP_CMP_EQ")));
     if !has("CAP_SYS_ADMIN") {
         rules.push(json!({
             "names": ["clone"], "action": "SCMP_ACT_ALLOW",
@@ -120,6 +121,13 @@ pub(crate) fn profile(machine: &str, capabilities: &[String]) -> Value {
         "defaultErrnoRet": EPERM,
         "architectures": architectures(machine),
         "syscalls": rules,
+    })
+}
+
+fn socket_rule(family: u64, comparison: &str) -> Value {
+    json!({
+        "names": ["socket"], "action": "SCMP_ACT_ALLOW",
+        "args": [{ "index": 0, "value": family, "op": comparison }],
     })
 }
 
@@ -165,6 +173,7 @@ mod tests {
             "clone3",
             "personality",
             "socket",
+            "socketcall",
             "clock_settime",
             "swapon",
             "kexec_load",

@@ -190,8 +190,8 @@ pub(crate) fn forget(state: &StateDir, container: &ContainerDir, record: &Record
 
 /// The runtime's last error, as evidence.
 pub(crate) fn runtime_words(container: &ContainerDir) -> Option<Evidence> {
-    let log = std::fs::read(container.runtime_log()).ok()?;
-    crate::runtime::last_error(&log).map(|line| Evidence::RuntimeSaid { line })
+    let line = crate::runtime::read_last_error(&container.runtime_log(), 0)?;
+    Some(Evidence::RuntimeSaid { line })
 }
 
 fn failure(what: &str, error: &std::io::Error) -> Failure {

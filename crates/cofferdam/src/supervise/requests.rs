@@ -154,7 +154,9 @@ impl Supervisor {
         let started = self.record.status != Status::Created;
         // A process that has not started has no handler for the signal, and nothing to lose.
         let (signal, grace) = if started { (signal, grace) } else { (Signal::KILL, Duration::ZERO) };
-        self.kill_no_later_than(Instant::now() + grace, by);
+        if let Some(at) = Instant::now().checked_add(grace) {
+            self.kill_no_later_than(at, by);
+        }
         self.send(made, signal, false, by).await
     }
 
@@ -174,8 +176,9 @@ impl Supervisor {
         by: AskedBy,
     ) -> Result<(), Failure> {
         // Before it is sent: the container may be dead when the call returns.
-        self.record.put_down(SentSignal { signal, by, at: Timestamp::now() });
-        if signal.asks_for_the_end() {
+        let sent = SentSignal { signal, by, at: Timestamp::now() };
+        self.record.put_down(sent);
+        if sent.asks_for_the_end() {
             self.note(self.record.status);
         }
         let Some(process) = &made.init.pidfd else { return Ok(()) };

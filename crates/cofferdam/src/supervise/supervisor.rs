@@ -211,7 +211,8 @@ impl Supervisor {
         fault::reached("launch.made")?;
         let init = self.claim(pid)?;
         let gofer = if self.record.sandboxed { self.claim_gofer() } else { None };
-        self.record.process = ProcessId::of(pid, &self.host.boot_id);
+        // One that is dead already may have lost its pid to another.
+        self.record.process = init.pidfd.as_ref().and_then(|_| ProcessId::of(pid, &self.host.boot_id));
         self.record.status = if mode == Mode::Run { Status::Running } else { Status::Created };
         if mode == Mode::Run {
             self.has_started();
@@ -226,7 +227,8 @@ impl Supervisor {
 
     pub(super) fn has_started(&mut self) {
         self.record.started = Some(Timestamp::now());
-        self.end_at = self.record.stopping.timeout.map(|limit| Instant::now() + limit);
+        // One that is too far away to be told never comes.
+        self.end_at = self.record.stopping.timeout.and_then(|limit| Instant::now().checked_add(limit));
     }
 
     fn claim(&self, pid: i32) -> Result<Claim, StartError> {
