@@ -16,16 +16,21 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use cofferdam::error::{Code, Failure};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::Cli;
 use crate::output::{CliError, OUR_FAILURE};
 
 fn main() -> ExitCode {
     let _armed = cofferdam::fault::arm();
+    if std::env::args_os().len() == 1 {
+        // As `--help`: whoever types no more wants to know what there is.
+        let _ = Cli::command().print_help();
+        return ExitCode::SUCCESS;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -56,9 +61,7 @@ fn main() -> ExitCode {
 
 /// Prints what clap has to say: help on standard output, a mistake as an error of ours.
 fn usage(error: &clap::Error) -> ExitCode {
-    let is_bare =
-        error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && std::env::args_os().len() == 1;
-    if is_bare || matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         // A reader that has gone (`cofferdam --help | head`) is no failure.
         let _ = error.print();
         return ExitCode::SUCCESS;
@@ -78,12 +81,12 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn log_to_stderr(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level).map_err(|error| Failure {
+    let filter = level.parse::<LevelFilter>().map_err(|_| Failure {
         code: Code::InvalidValue,
         what: format!("the log level {} is not one", cofferdam::id::quote(level)),
-        why: vec![error.to_string()],
+        why: vec![],
         next: Some("--log-level and COFFERDAM_LOG take error, warn, info, debug or trace".into()),
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_max_level(filter).with_writer(std::io::stderr).with_target(false).init();
     Ok(())
 }

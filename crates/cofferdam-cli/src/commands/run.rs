@@ -32,15 +32,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
         }
         return detached(context, config, request, true, &args.streams, args.cidfile.as_deref()).await;
     }
-    if args.streams.is_given() {
-        return Err(refuse(
-            "--stdin, --stdout, --stderr",
-            "they are for --detach; here the shell's < and > do it",
-        ));
-    }
-    if args.tty && args.interactive && !stdin_is_terminal() {
-        return Err(refuse("--tty", "standard input is not a terminal"));
-    }
+    check_streams(&args)?;
     let mut clock = Clock::start();
     let launcher = context.engine.launcher(config).await?;
     let prepared = launcher.prepare(request)?;
@@ -72,6 +64,20 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
         note(clock);
     }
     Ok(conclude(&report))
+}
+
+/// Checks what is only right of a container in the background, or only with a terminal.
+fn check_streams(args: &RunArgs) -> Result<(), CliError> {
+    if args.streams.is_given() && !args.dry_run {
+        return Err(refuse(
+            "--stdin, --stdout, --stderr",
+            "they are for --detach; here the shell's < and > do it",
+        ));
+    }
+    if args.tty && args.interactive && !stdin_is_terminal() {
+        return Err(refuse("--tty", "standard input is not a terminal"));
+    }
+    Ok(())
 }
 
 /// Makes the container and starts its process. With a terminal, its size is set before the process runs.

@@ -1,6 +1,7 @@
 //! SIGKILL to every process that takes part, at any moment: the next command sees the truth, and nothing remains.
 
-use cofferdam_testkit::lab::{Lab, eventually, signal_process};
+use cofferdam_testkit::fake::{Wrong, calls, plan};
+use cofferdam_testkit::lab::{Lab, Running, eventually, signal_process};
 use cofferdam_testkit::runtimes::Choice;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ pub(crate) const CASES: &[Case] = &[
     case("deaths::a_monitor_whose_container_ends_alone", a_monitor_whose_container_ends_alone),
     case("deaths::a_monitor_of_a_created_container", a_monitor_of_a_created_container),
     case("deaths::both_at_once", both_at_once),
+    case("deaths::many_who_wait_for_an_orphan", many_who_wait_for_an_orphan),
+    case("deaths::an_asker_who_goes", an_asker_who_goes).only(|choice| *choice == Choice::Fake),
     case("deaths::cofferdam_at_twenty_moments", cofferdam_at_twenty_moments),
     case("deaths::an_interrupt_at_ten_moments", an_interrupt_at_ten_moments),
     case("deaths::three_interrupts_end_what_ignores_them", three_interrupts_end_what_ignores_them),
@@ -129,6 +132,49 @@ fn both_at_once(lab: &Lab) {
     // It asked to be forgotten, and whoever closes its record does so.
     eventually("it is forgotten", || listed().is_empty());
     lab.expect_clean();
+}
+
+/// Whether a process holds another one by a pidfd: from then on it sees its end.
+fn holds_a_process(pid: i32) -> bool {
+    let links = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    links
+        .filter_map(|link| std::fs::read_link(link.path()).ok())
+        .any(|to| to.to_string_lossy().contains("pidfd"))
+}
+
+fn many_who_wait_for_an_orphan(lab: &Lab) {
+    for options in [&["--rm"][..], &[]] {
+        let id = lab.run_detached(options, &["sleep", "1000"]);
+        signal_process(supervisor_of(lab, &id), Signal::KILL);
+        let waiting: Vec<Running> =
+            (0..6).map(|_| Running::start(lab.command(["wait", id.as_str()]))).collect();
+        eventually("all of them hold it", || waiting.iter().all(|waiter| holds_a_process(waiter.pid())));
+        drop(lab.cofferdam(&["kill", &id]).expect_code(0));
+        // One of them closes the record, and with --rm forgets it; each gets the code.
+        for waiter in waiting {
+            assert_eq!(
+                waiter.finish().expect_code(0).text(),
+                if kernel_keeps_exits() { "137" } else { "125" }
+            );
+        }
+        if options.is_empty() {
+            assert_eq!(lab.report(&id)["asked_by"], "kill", "the signal was put down before it was sent");
+            drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+        }
+        lab.expect_clean();
+    }
+}
+
+fn an_asker_who_goes(lab: &Lab) {
+    plan(lab.runtime(), &[("run", 0, Wrong::Slow(2000))]);
+    let asker = lab.start_run(&["--detach", "--name", "n"], &["sleep", "1000"]);
+    eventually("the runtime is at it", || calls(lab.runtime()).iter().any(|verb| verb == "run"));
+    asker.signal(Signal::KILL);
+    drop(asker.finish());
+    // Nobody would know of the container.
+    lab.expect_clean();
+    plan(lab.runtime(), &[]);
+    drop(lab.run(&["--name", "n", "--rm"], &["true"]).expect_code(0));
 }
 
 fn cofferdam_at_twenty_moments(lab: &Lab) {

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use cofferdam_testkit::fixture::{bundle, spec};
 use cofferdam_testkit::lab::{Finished, Lab, finish};
+use cofferdam_testkit::runtimes::Choice;
 use serde_json::{Value, json};
 
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
+    case("inputs::words_that_do_not_fit", words_that_do_not_fit).only(|choice| *choice == Choice::Fake),
     case("inputs::names_and_ids", names_and_ids),
     case("inputs::bundles_that_are_none", bundles_that_are_none),
     case("inputs::specifications_that_cannot_be_right", specifications_that_cannot_be_right),
@@ -180,6 +182,24 @@ fn runtimes_that_are_none(lab: &Lab) {
     drop(run("docker").expect_error("E0101"));
     drop(run("/bin/true").expect_error("E0202"));
     drop(run("/bin/busybox").expect_error("E0202"));
+    lab.expect_clean();
+}
+
+fn words_that_do_not_fit(lab: &Lab) {
+    let id = "0123456789abcdef0123456789abcdef";
+    let run = |options: &[&str]| lab.run(options, &["true"]);
+    drop(run(&["--name", id]).expect_error("E0101"));
+    drop(run(&["--stdout", "/tmp/x"]).expect_error("E0101"));
+    let mut command = lab.command(["ps"]);
+    command.env("COFFERDAM_LOG", "loud!");
+    assert!(finish(command).expect_error("E0101").stderr.contains("loud!"));
+    let help = lab.cofferdam(&[]).expect_code(0);
+    assert!(help.text().contains("Usage:") && help.stderr.is_empty(), "{help:?}");
+    // As long as anybody can say, and no longer than a clock can tell.
+    let longest = u64::MAX.to_string();
+    for limit in [&longest, "900000000 years"] {
+        drop(run(&["--rm", "--timeout", limit, "--stop-timeout", limit]).expect_code(0));
+    }
     lab.expect_clean();
 }
 

@@ -124,6 +124,16 @@ fn a_living_sandbox_is_found_without_its_root(lab: &Lab) {
         rows.iter().any(|row| row["id"] == "theirs" && row["root"] == foreign.root.as_str()),
         "{rows:#?}"
     );
+    // Whoever could have put anything there does not get root to read it.
+    std::os::unix::fs::chown(&foreign.root, Some(65534), None).unwrap();
+    let done = lab.cofferdam(&["list", "--format", "json"]).expect_code(0);
+    assert!(!done.text().contains(&foreign.root), "{}", done.text());
+    assert!(done.stderr.contains("it belongs to the user 65534"), "{}", done.stderr);
+    // Unless he says so himself.
+    let named = format!("runsc={}", foreign.root);
+    let done = lab.cofferdam(&["list", "--format", "json", "--root", &named]).expect_code(0);
+    assert!(done.text().contains(&foreign.root), "{}", done.text());
+    std::os::unix::fs::chown(&foreign.root, Some(0), None).unwrap();
 }
 
 fn one_broken_record_costs_one_warning(lab: &Lab) {

@@ -58,13 +58,14 @@ impl Cgroups {
             let Some(point) = mount.split(' ').nth(4).map(unescape_octal) else { continue };
             let mut tail = tail.split(' ');
             match tail.next() {
-                Some("cgroup2") => v2 = Some((point.clone(), controllers_of(&point))),
+                // The first mount is the system's; later ones are somebody's views of the same.
+                Some("cgroup2") if v2.is_none() => v2 = Some((point.clone(), controllers_of(&point))),
                 Some("cgroup") => {
                     for option in tail.nth(1).unwrap_or_default().split(',') {
                         if !matches!(option, "rw" | "ro" | "xattr" | "clone_children" | "noprefix" | "none")
                             && !option.starts_with("release_agent=")
                         {
-                            v1.insert(option.to_owned(), point.clone());
+                            v1.entry(option.to_owned()).or_insert_with(|| point.clone());
                         }
                     }
                 }

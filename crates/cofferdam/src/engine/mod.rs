@@ -5,6 +5,7 @@
 //! Not here: making containers (`launch`), and containers that are not ours (`inventory` only lists them).
 
 mod exec;
+mod held;
 mod inventory;
 mod monitor;
 mod orphan;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::held::Held;
 use super::{Engine, EngineError, View};
 use crate::error::{Code, Failure};
 use crate::exit::{
@@ -23,52 +24,13 @@ use crate::runtime::{Clearing, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, Record, StateError};
 use crate::supervise::{OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
-use crate::sys::{PidFd, from_raw_status};
 
-/// How often the kernel is asked for the status of a process that is dead by its pidfd and not yet so in /proc.
-const STATUS_ATTEMPTS: usize = 100;
 /// How long somebody else may take to close a record that we look at: a few calls of the runtime.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// The same for whoever waits for the end.
 const CLOSING_LIMIT: Duration = Duration::from_secs(60);
 /// How long a call of the runtime may take on the way to a SIGKILL that needs none.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
-
-/// A process of a record, held so that it cannot be taken for another one.
-#[derive(Debug)]
-struct Held {
-    pid: i32,
-    start_time: u64,
-    process: PidFd,
-}
-
-impl Held {
-    /// Holds the process that a record names; `None` when the kernel does not know it any more.
-    fn of(record: &Record, boot_id: &str) -> Option<Self> {
-        let named = record.process.as_ref()?;
-        let process = PidFd::open(named.pid).ok()?;
-        // After opening: from here on the handle means this process, so this is the moment to compare.
-        named.is_known(boot_id).then_some(Self { pid: named.pid, start_time: named.start_time, process })
-    }
-
-    /// The exit status of the process, which has ended; `None` where the kernel does not tell.
-    async fn status(&self) -> Option<ProcessEnd> {
-        for _ in 0..STATUS_ATTEMPTS {
-            // Before its parent has reaped it, /proc has it; afterwards, the pidfd, and the pid may be another's.
-            let stat = crate::proc::stat(self.pid)
-                .filter(|stat| stat.start_time == self.start_time && stat.is_dead());
-            match (self.process.exit_info(), stat) {
-                (Ok(Some(raw)), _) => return Some(raw.into()),
-                (_, Some(stat)) if stat.trusted_exit_code().is_some() => {
-                    return stat.trusted_exit_code().and_then(from_raw_status).map(ProcessEnd::from);
-                }
-                (Ok(None), _) => tokio::time::sleep(Duration::from_millis(1)).await,
-                (Err(_), _) => return None,
-            }
-        }
-        None
-    }
-}
 
 impl Engine {
     /// Looks at a container without a supervisor: lets it be if it lives, and closes its record if it does not.

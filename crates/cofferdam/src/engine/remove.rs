@@ -1,5 +1,6 @@
 //! Forgetting a container, whatever state it and its supervisor are in.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Engine, EngineError, View};
@@ -139,50 +140,62 @@ impl Engine {
         let cgroup =
             cgroups.first().cloned().unwrap_or_else(|| CgroupPath::of_container(&container.id, None));
         for (name, root) in self.own_roots() {
-            let mut errors = vec![];
-            let marks = Marks {
-                id: &container.id,
-                root: &root,
-                cgroups: &self.host.cgroups,
-                cgroup: Some(&cgroup),
-                with_strays: false,
-            };
-            if let Err(error) = end_everything(marks).await {
-                tracing::warn!(%error, "processes are left of a container whose record is damaged");
-            }
-            // A root that is named after no runtime was one of a binary given by its path, which nobody knows now.
-            if let Ok((_, binary)) = locate(&name, std::env::var_os("PATH").as_deref()) {
-                let config = RuntimeConfig {
-                    name,
-                    binary,
-                    root: root.clone(),
-                    platform: None,
-                    start_limit: DEFAULT_START_LIMIT,
-                };
-                let runtime = crate::runtime::open(config, &self.state.cache()).await?;
-                let target = OwnedTarget::bare(container);
-                let remains = Remains {
-                    host: &self.host,
-                    runtime: Some(runtime.as_ref()),
-                    root: &root,
-                    container,
-                    target: &target,
-                    cgroup: Some(&cgroup),
-                };
-                clear_away(remains, Clearing::ByRuntime, &mut errors).await;
-            }
-            if let Err(error) = remove_state_leftovers(&root, &container.id) {
-                tracing::warn!(root = %root.display(), %error, "the runtime's state is left");
-            }
-            for error in errors {
-                tracing::warn!(%error, "something is left of a container whose record is damaged");
-            }
+            self.discard_from(container, &cgroup, name, root).await?;
         }
         if let Err(error) = crate::cgroup::remove_leftovers(&self.host.cgroups, &cgroup) {
             tracing::warn!(%error, "a cgroup is left of a container whose record is damaged");
         }
         self.state.release_all_names(&container.id)?;
         Ok(self.state.remove_container(container)?)
+    }
+
+    /// Takes away what one state root may have of such a container.
+    async fn discard_from(
+        &self,
+        container: &ContainerDir,
+        cgroup: &CgroupPath,
+        name: String,
+        root: PathBuf,
+    ) -> Result<(), EngineError> {
+        let mut errors = vec![];
+        let marks = Marks {
+            id: &container.id,
+            root: &root,
+            cgroups: &self.host.cgroups,
+            cgroup: Some(cgroup),
+            with_strays: false,
+        };
+        if let Err(error) = end_everything(marks).await {
+            tracing::warn!(%error, "processes are left of a container whose record is damaged");
+        }
+        // A root that is named after no runtime was one of a binary given by its path, which nobody knows now.
+        if let Ok((_, binary)) = locate(&name, std::env::var_os("PATH").as_deref()) {
+            let config = RuntimeConfig {
+                name,
+                binary,
+                root: root.clone(),
+                platform: None,
+                start_limit: DEFAULT_START_LIMIT,
+            };
+            let runtime = crate::runtime::open(config, &self.state.cache()).await?;
+            let target = OwnedTarget::bare(container);
+            let remains = Remains {
+                host: &self.host,
+                runtime: Some(runtime.as_ref()),
+                root: &root,
+                container,
+                target: &target,
+                cgroup: Some(cgroup),
+            };
+            clear_away(remains, Clearing::ByRuntime, &mut errors).await;
+        }
+        if let Err(error) = remove_state_leftovers(&root, &container.id) {
+            tracing::warn!(root = %root.display(), %error, "the runtime's state is left");
+        }
+        for error in errors {
+            tracing::warn!(%error, "something is left of a container whose record is damaged");
+        }
+        Ok(())
     }
 }
 

@@ -62,43 +62,35 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         return (Cause::TimedOut { limit_ms }, Some(AskedBy::Timeout), evidence);
     }
-    let was_sent =
-        |signal: Signal| death.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by);
     match death.end {
         ProcessEnd::Signaled { signal, .. }
             if death.may_be_oom_kill()
-                && was_sent(signal).is_none()
+                && death.sender_of(signal).is_none()
                 && death.oom_line != Some(Err(NotInLog)) =>
         {
             evidence.extend(which_was_killed(death));
-            (Cause::OomKilled { victim: OomVictim::Init }, None, evidence)
+            match &death.helper {
+                Some(helper) => lost_helper(death, helper, evidence),
+                None => (Cause::OomKilled { victim: OomVictim::Init }, None, evidence),
+            }
         }
         ProcessEnd::Signaled { signal, .. } => match &death.helper {
-            Some(helper) if was_sent(signal).is_none() => lost_helper(death, helper, evidence),
-            _ => (Cause::Signaled { signal }, was_sent(signal), evidence),
+            Some(helper) if death.sender_of(signal).is_none() => lost_helper(death, helper, evidence),
+            _ => (Cause::Signaled { signal }, death.sender_of(signal), evidence),
         },
         ProcessEnd::Exited(code) => {
             if let Some(helper) = &death.helper {
                 return lost_helper(death, helper, evidence);
             }
-            if code == Signal::KILL.shell_code() && oom_kills > 0 && was_sent(Signal::KILL).is_none() {
+            if code == Signal::KILL.shell_code() && oom_kills > 0 && death.sender_of(Signal::KILL).is_none() {
                 return (Cause::OomKilled { victim: OomVictim::Child }, None, evidence);
             }
             let guest_signal = code.checked_sub(128).and_then(|n| Signal::from_number(i32::from(n)));
             let Some(signal) = guest_signal.filter(|_| death.sandboxed) else {
                 return (Cause::Exited { code }, asked_by, evidence);
             };
-            let sent_by = was_sent(signal);
-            evidence.push(Evidence::Ambiguous {
-                explanation: format!(
-                    "gVisor reports a guest that exits {code} and one that {signal} ends in the same way; {}",
-                    if sent_by.is_some() {
-                        "cofferdam had sent that signal"
-                    } else {
-                        "cofferdam had not sent it"
-                    }
-                ),
-            });
+            let sent_by = death.sender_of(signal);
+            evidence.push(same_under_gvisor(code, signal, sent_by));
             match sent_by {
                 Some(by) => (Cause::Signaled { signal }, Some(by), evidence),
                 None => (Cause::Exited { code }, asked_by, evidence),
@@ -107,7 +99,20 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
     }
 }
 
+fn same_under_gvisor(code: u8, signal: Signal, sent_by: Option<AskedBy>) -> Evidence {
+    let sent = if sent_by.is_some() { "cofferdam had sent that signal" } else { "cofferdam had not sent it" };
+    let explanation = format!(
+        "gVisor reports a guest that exits {code} and one that {signal} ends in the same way; {sent}"
+    );
+    Evidence::Ambiguous { explanation }
+}
+
 impl Death {
+    /// Who of us sent this signal last.
+    fn sender_of(&self, signal: Signal) -> Option<AskedBy> {
+        self.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by)
+    }
+
     /// Whether SIGKILL ended it and the kernel has killed some process of its cgroup for lack of memory. Which one,
     /// the counter does not say.
     #[must_use]

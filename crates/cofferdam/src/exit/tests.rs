@@ -82,6 +82,50 @@ fn a_kill_that_the_counter_shows_is_out_of_memory() {
 }
 
 #[test]
+fn which_process_was_killed_is_said_to_be_unknown_where_it_is() {
+    let (cause, _, evidence) = decide(&Death { memory: Some(counters(1)), ..death(killed()) });
+    assert_eq!(cause, Cause::OomKilled { victim: OomVictim::Init });
+    assert!(evidence.iter().any(|fact| matches!(fact, Evidence::Ambiguous { .. })), "{evidence:?}");
+    let line = "Memory cgroup out of memory: Killed process 42 (x)".to_owned();
+    let oom_line = Some(Ok(line.clone()));
+    let (_, _, evidence) = decide(&Death { memory: Some(counters(1)), oom_line, ..death(killed()) });
+    assert!(evidence.contains(&Evidence::KernelLog { line }), "{evidence:?}");
+    assert!(!evidence.iter().any(|fact| matches!(fact, Evidence::Ambiguous { .. })), "{evidence:?}");
+}
+
+#[test]
+fn a_helper_that_the_kernel_killed_for_memory_is_out_of_memory() {
+    let helper = HelperDeath { helper: "gofer (pid 7)".into(), end: killed() };
+    let lost = Death { sandboxed: true, helper: Some(helper), ..death(killed()) };
+    let (cause, ..) = decide(&Death { memory: Some(counters(1)), ..lost.clone() });
+    assert_eq!(cause, Cause::OomKilled { victim: OomVictim::Helper });
+    let (cause, ..) = decide(&Death { memory: Some(counters(0)), ..lost });
+    assert!(matches!(cause, Cause::RuntimeLost { .. }), "{cause}");
+}
+
+#[test]
+fn a_signal_that_asks_for_no_end_is_not_the_reason_of_an_exit() {
+    for (signal, by, expected) in [
+        (Signal::USR1, AskedBy::Kill, None),
+        (Signal::CONT, AskedBy::Forwarded, None),
+        (Signal::USR1, AskedBy::Stop, Some(AskedBy::Stop)),
+        (Signal::TERM, AskedBy::Kill, Some(AskedBy::Kill)),
+    ] {
+        let (cause, asked_by, _) = decide(&Death { sent: sent(signal, by), ..death(ProcessEnd::Exited(3)) });
+        assert_eq!((cause, asked_by), (Cause::Exited { code: 3 }, expected), "{signal} {by}");
+    }
+}
+
+#[test]
+fn a_fault_does_not_come_from_outside() {
+    let end =
+        |number| ProcessEnd::Signaled { signal: Signal::from_number(number).unwrap(), core_dumped: false };
+    let line = |number| report(&death(end(number))).death_line().unwrap();
+    insta::assert_snapshot!(line(11), @"web exited 139: ended by SIGSEGV, which a process gets for a fault of its own");
+    insta::assert_snapshot!(line(15), @"web exited 143: ended by SIGTERM from outside");
+}
+
+#[test]
 fn our_own_kill_is_ours_even_after_an_out_of_memory_kill_of_a_child() {
     let (cause, asked_by, _) = decide(&Death {
         memory: Some(counters(1)),

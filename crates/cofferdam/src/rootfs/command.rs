@@ -189,6 +189,8 @@ fn candidate(rootfs: &Rootfs, process: &ProcessFacts<'_>, path: &Path) -> io::Re
         Found::Broken(why) => Verdict::Refused(why.to_owned()),
         Found::File { path, stat } => match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile if may_execute(&stat, process.ids) => Verdict::Executable(path),
+            // It may give what the mode does not.
+            FileType::RegularFile if rootfs.has_acl(&path) => Verdict::Unknown,
             FileType::RegularFile => {
                 let mode = stat.st_mode & 0o7777;
                 Verdict::Refused(format!(
@@ -225,6 +227,7 @@ fn check_format(
     let mut head = Vec::with_capacity(HEAD_BYTES);
     let limit = u64::try_from(HEAD_BYTES).unwrap_or(u64::MAX);
     rootfs.open_regular(path).and_then(|file| file.take(limit).read_to_end(&mut head)).map_err(unreadable)?;
+    let is_script = head.starts_with(b"#!");
     let needs = if head.starts_with(elf::ELFMAG.as_slice()) {
         match loader_of(rootfs, path, process.machine) {
             Ok(loader) => loader,
@@ -241,6 +244,8 @@ fn check_format(
     };
     let Some(needs) = needs else { return Ok(()) };
     match candidate(rootfs, process, &Path::new(process.cwd).join(&needs)).map_err(unreadable)? {
+        // A loader is executed by the kernel as it is, whatever it names.
+        Verdict::Executable(_) if !is_script => Ok(()),
         Verdict::Executable(next) if depth < INTERPRETER_DEPTH => {
             check_format(rootfs, process, &next, depth + 1)
         }

@@ -97,6 +97,13 @@ impl Rootfs {
         Ok(file.into())
     }
 
+    /// Whether a regular file of the container has an access control list beside its mode.
+    fn has_acl(&self, path: &Path) -> bool {
+        let mut none: [u8; 0] = [];
+        self.open_regular(path)
+            .is_ok_and(|file| rustix::fs::fgetxattr(file, c"system.posix_acl_access", &mut none).is_ok())
+    }
+
     /// Reads a whole text file of the container, up to a limit in bytes; bytes that are not UTF-8 are replaced.
     fn read_text(&self, path: &Path, limit: u64) -> io::Result<String> {
         let mut bytes = Vec::new();

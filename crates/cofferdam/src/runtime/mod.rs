@@ -159,9 +159,10 @@ pub type ResourceUpdate = crate::request::Limits;
 /// A container runtime.
 ///
 /// # For implementers
-/// Every method is required: a driver that forgets one must not compile. Calls for one container come one at a time,
-/// in the order create, start, (others), delete, or run, (others), delete; `list` may come at any time. All calls of
-/// a container carry the flags that `prepare` gave for it. Futures may be dropped at any point; the program that they
+/// Every method is required: a driver that forgets one must not compile. A container's supervisor makes its calls one
+/// at a time, in the order create, start, (kill, pause, resume, update), delete, or run, (the same), delete. Other
+/// processes may call `exec`, `state`, `ps` and `stats` meanwhile, also while the container ends, and `list` at any time.
+/// All calls of a container carry the flags that `prepare` gave for it. Futures may be dropped at any point; the program that they
 /// run is then killed, and the caller unmakes what is there.
 #[async_trait]
 pub trait Runtime: fmt::Debug + Send + Sync {

@@ -132,6 +132,15 @@ fn apply_capabilities(editor: &mut SpecEditor, plan: &ContainerPlan) {
     if plan.cap_add.is_empty() && plan.cap_drop.is_empty() {
         return;
     }
+    // What is dropped goes from these too; what is added comes to them only where the image's files ask for it.
+    for set in ["inheritable", "ambient"] {
+        let path = format!("/process/capabilities/{set}");
+        let base: Vec<String> = editor.entries(&path).filter_map(Value::as_str).map(str::to_owned).collect();
+        let kept = capability::adjust(base.iter().cloned(), &[], &plan.cap_drop);
+        if kept.len() < base.len() {
+            editor.set(&path, kept, "--cap-drop");
+        }
+    }
     for set in ["bounding", "effective", "permitted"] {
         let path = format!("/process/capabilities/{set}");
         let base: Vec<String> = editor.entries(&path).filter_map(Value::as_str).map(str::to_owned).collect();

@@ -187,6 +187,21 @@ mod tests {
     }
 
     #[test]
+    fn a_vsock_is_refused_whatever_the_upper_half_of_the_argument_says() {
+        let profile = profile("x86_64", &[]);
+        let rules: Vec<&Value> = profile["syscalls"].as_array().unwrap().iter().collect();
+        let allows = |family: u64| {
+            let sockets = rules.iter().filter(|rule| rule["names"][0] == "socket");
+            sockets.map(|rule| &rule["args"][0]).any(|arg| {
+                let value = arg["value"].as_u64().unwrap();
+                if arg["op"] == "SCMP_CMP_LE" { family <= value } else { family == value }
+            })
+        };
+        assert!([1, 2, 10, 16, 17, 38, 39, 41, 44].into_iter().all(allows));
+        assert!(![AF_VSOCK, AF_VSOCK | 1 << 32, u64::MAX].into_iter().any(allows));
+    }
+
+    #[test]
     fn a_capability_brings_its_calls() {
         let profile = profile("x86_64", &["CAP_SYS_ADMIN".to_owned()]);
         assert!(allowed(&profile).contains(&"mount") && allowed(&profile).contains(&"clone"));

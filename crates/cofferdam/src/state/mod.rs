@@ -22,6 +22,7 @@
 mod container;
 mod file;
 mod lock;
+mod names;
 mod record;
 
 use std::io;
@@ -42,6 +43,8 @@ use crate::id::{ContainerId, ContainerName};
 /// The longest path of a state directory, in bytes: a socket's path is at most 107 (`sun_path`), and runsc makes
 /// `/runtime/NAME/runsc-ID.sock` below it.
 pub const STATE_PATH_LIMIT: usize = 46;
+/// The longest path of a runtime's state root, by the same account.
+const ROOT_PATH_LIMIT: usize = STATE_PATH_LIMIT + 17;
 /// The state directory of root.
 pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
 
@@ -169,8 +172,7 @@ impl StateDir {
                 "its path has {length} bytes; sockets below it allow {STATE_PATH_LIMIT}"
             )));
         }
-        // runsc's `exec --detach` drops every argument that holds this word, and the root is one.
-        if path.to_string_lossy().contains("detach") {
+        if holds_lost_word(path) {
             return Err(unusable("runsc loses arguments that hold the word `detach`".into()));
         }
         let make = |path: &Path| std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -233,17 +235,20 @@ impl StateDir {
         let unborn =
             ContainerDir { id: id.clone(), path: self.path.join("containers").join(format!(".{id}")) };
         std::fs::DirBuilder::new().mode(0o700).create(&unborn.path).map_err(failed)?;
-        let lock = ContainerLock::attempt(&unborn)?.ok_or_else(|| {
-            failed(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked it"))
-        })?;
-        let moved =
-            rustix::fs::renameat_with(CWD, &unborn.path, CWD, &container.path, RenameFlags::NOREPLACE);
-        match moved {
-            Ok(()) => Ok((container, lock)),
-            Err(errno) => {
+        let born = || -> Result<ContainerLock, StateError> {
+            let lock = ContainerLock::attempt(&unborn)?.ok_or_else(|| {
+                failed(io::Error::new(io::ErrorKind::WouldBlock, "another process has locked it"))
+            })?;
+            rustix::fs::renameat_with(CWD, &unborn.path, CWD, &container.path, RenameFlags::NOREPLACE)
+                .map_err(|errno| failed(errno.into()))?;
+            Ok(lock)
+        };
+        match born() {
+            Ok(lock) => Ok((container, lock)),
+            Err(error) => {
                 // Nobody else knows of it.
                 let _ = std::fs::remove_dir_all(&unborn.path);
-                Err(failed(errno.into()))
+                Err(error)
             }
         }
     }
@@ -261,70 +266,6 @@ impl StateDir {
             .filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerId>().ok())
             .map(|id| self.container(&id))
             .collect())
-    }
-
-    /// Gives a name to a container.
-    ///
-    /// # Errors
-    /// [`StateError::NameTaken`] when another container has it.
-    pub fn claim_name(&self, name: &ContainerName, id: &ContainerId) -> Result<(), StateError> {
-        let _guard = self.lock_names()?;
-        let link = self.name_link(name);
-        if let Ok(owner) = std::fs::read_link(&link) {
-            let owner = owner.to_string_lossy().into_owned();
-            let alive = owner.parse::<ContainerId>().is_ok_and(|owner| self.container(&owner).path.exists());
-            if alive {
-                let owner = owner.chars().take(crate::id::SHORT_ID_LENGTH).collect();
-                return Err(StateError::NameTaken { name: name.clone(), owner });
-            }
-            // Left by a process that died between two steps.
-            std::fs::remove_file(&link).map_err(|source| self.name_error(name, "removed", source))?;
-        }
-        std::os::unix::fs::symlink(id.as_str(), &link).map_err(|source| self.name_error(name, "made", source))
-    }
-
-    /// Takes a name from a container, if it is that container's.
-    ///
-    /// # Errors
-    /// [`StateError::File`].
-    pub fn release_name(&self, name: &ContainerName, id: &ContainerId) -> Result<(), StateError> {
-        let _guard = self.lock_names()?;
-        let link = self.name_link(name);
-        match std::fs::read_link(&link) {
-            Ok(owner) if owner.as_os_str() == id.as_str() => {
-                std::fs::remove_file(&link).map_err(|source| self.name_error(name, "removed", source))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Finds a container by its id, its name, or the beginning of its id, in this order.
-    ///
-    /// # Errors
-    /// [`StateError::NoSuchContainer`], [`StateError::Ambiguous`].
-    pub fn find(&self, text: &str) -> Result<ContainerDir, StateError> {
-        let missing = || StateError::NoSuchContainer(text.to_owned());
-        if let Ok(id) = text.parse::<ContainerId>() {
-            let container = self.container(&id);
-            return if container.path.exists() { Ok(container) } else { Err(missing()) };
-        }
-        let name: ContainerName = text.parse().map_err(|_| missing())?;
-        if let Ok(owner) = std::fs::read_link(self.name_link(&name))
-            && let Some(id) = owner.to_str().and_then(|owner| owner.parse().ok())
-        {
-            let container = self.container(&id);
-            return if container.path.exists() { Ok(container) } else { Err(missing()) };
-        }
-        let mut fitting: Vec<_> = self
-            .containers()?
-            .into_iter()
-            .filter(|container| container.id.as_str().starts_with(text))
-            .collect();
-        match (fitting.pop(), fitting.len()) {
-            (Some(container), 0) => Ok(container),
-            (Some(_), others) => Err(StateError::Ambiguous { text: text.to_owned(), count: others + 1 }),
-            (None, _) => Err(missing()),
-        }
     }
 
     /// Removes a container's folder. The caller holds its lock.
@@ -363,39 +304,31 @@ impl StateDir {
         }
     }
 
-    /// Takes every name from a container, for one whose record cannot be read.
-    ///
-    /// # Errors
-    /// [`StateError::File`].
-    pub fn release_all_names(&self, id: &ContainerId) -> Result<(), StateError> {
-        let path = self.path.join("names");
-        let entries =
-            std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
-        for name in
-            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerName>().ok())
-        {
-            self.release_name(&name, id)?;
-        }
-        Ok(())
-    }
-
-    fn name_link(&self, name: &ContainerName) -> PathBuf {
-        self.path.join("names").join(name.as_str())
-    }
-
-    fn name_error(&self, name: &ContainerName, what: &'static str, source: io::Error) -> StateError {
-        StateError::File { path: self.name_link(name), what, source }
-    }
-
     fn lock_births(&self) -> Result<lock::FileLock, StateError> {
         let path = self.path.join("containers").join(".lock");
         lock::FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
     }
+}
 
-    fn lock_names(&self) -> Result<lock::FileLock, StateError> {
-        let path = self.path.join("names").join(".lock");
-        lock::FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
+/// Checks the path of a runtime's state root, which ends in the name of a binary.
+///
+/// # Errors
+/// [`StateError::Unusable`].
+pub(crate) fn check_root(root: &Path) -> Result<(), StateError> {
+    let unusable = |why: String| Err(StateError::Unusable { path: root.to_owned(), why });
+    let length = root.as_os_str().len();
+    if length > ROOT_PATH_LIMIT {
+        return unusable(format!("its path has {length} bytes; sockets below it allow {ROOT_PATH_LIMIT}"));
     }
+    if holds_lost_word(root) {
+        return unusable("runsc loses arguments that hold the word `detach`".into());
+    }
+    Ok(())
+}
+
+/// runsc's `exec --detach` drops every argument that holds this word, and the root is one.
+fn holds_lost_word(path: &Path) -> bool {
+    path.to_string_lossy().contains("detach")
 }
 
 /// Whether the name of a folder is one of a container that is half made or half removed.

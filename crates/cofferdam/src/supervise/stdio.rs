@@ -220,19 +220,19 @@ fn pump_output(
                 silent_since = None;
                 counter.fetch_add(count as u64, Ordering::AcqRel);
                 let Some(sink) = sink else { continue };
-                if !broken {
-                    match write_all(sink, &buffer[..count]) {
-                        Ok(()) => continue,
-                        Err((_, Errno::PIPE)) => return,
-                        Err((unwritten, errno)) => {
+                let written =
+                    if broken { Err((count, Errno::IO)) } else { write_all(sink, &buffer[..count]) };
+                match written {
+                    Ok(()) => {}
+                    Err((_, Errno::PIPE)) => return,
+                    Err((unwritten, errno)) => {
+                        if !broken {
                             tracing::warn!(error = %io::Error::from(errno), "the container's output cannot be handed on");
-                            counters.dropped.fetch_add(unwritten as u64, Ordering::AcqRel);
-                            broken = true;
-                            continue;
                         }
+                        counters.dropped.fetch_add(unwritten as u64, Ordering::AcqRel);
+                        broken = true;
                     }
                 }
-                counters.dropped.fetch_add(count as u64, Ordering::AcqRel);
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {

@@ -1,5 +1,7 @@
 //! Another process in a running container, supervised by the process that asked for it.
 
+mod error;
+
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -8,21 +10,23 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Engine, EngineError};
+pub use error::ExecError;
+
+use super::Engine;
 use crate::bundle::{BundleError, CONFIG_FILE};
-use crate::error::{Code, Diagnose, Failure};
+use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, StdioReport, decide};
 use crate::fault;
 use crate::lifecycle::Verb;
 use crate::process::{Claim, Reaper};
 use crate::request::{Refused, UserSpec, check_cwd, check_env_entry, check_string};
-use crate::rootfs::{CommandError, Rootfs, RootfsError, UserError, check_process, resolve_user};
+use crate::rootfs::{CommandError, Rootfs, check_process, resolve_user};
 use crate::runtime::{ExecCall, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
 use crate::spec::SpecView;
 use crate::state::{ContainerDir, write_atomically};
 use crate::supervise::console::{ConsoleSocket, with_terminal};
-use crate::supervise::stdio::{Pumps, StdioPlan, pipes};
+use crate::supervise::stdio::{OurEnds, Pumps, StdioPlan, pipes};
 use crate::supervise::{OwnedTarget, StartError, supervision};
 
 /// A process that a caller wants in a container.
@@ -38,58 +42,6 @@ pub struct ExecRequest {
     pub user: Option<String>,
     /// A terminal.
     pub terminal: bool,
-}
-
-/// A process that could not be run in a container. The container is not affected.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecError {
-    /// The container cannot be used.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The request cannot be right.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The container's specification cannot be read.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// The container's root filesystem cannot be read.
-    #[error(transparent)]
-    Rootfs(#[from] RootfsError),
-    /// The user is unknown.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// The command cannot be executed.
-    #[error(transparent)]
-    Command(#[from] CommandError),
-    /// The runtime failed, or supervision did.
-    #[error(transparent)]
-    Start(#[from] StartError),
-}
-
-impl Diagnose for ExecError {
-    fn code(&self) -> Code {
-        match self {
-            Self::Engine(error) => error.code(),
-            Self::Refused(error) => error.code(),
-            Self::Bundle(error) => error.code(),
-            Self::Rootfs(error) => error.code(),
-            Self::User(error) => error.code(),
-            Self::Command(error) => error.code(),
-            Self::Start(error) => error.code(),
-        }
-    }
-
-    fn next_step(&self) -> Option<String> {
-        match self {
-            Self::Engine(error) => error.next_step(),
-            Self::Refused(error) => error.next_step(),
-            Self::Bundle(error) => error.next_step(),
-            Self::Rootfs(error) => error.next_step(),
-            Self::User(error) => error.next_step(),
-            Self::Command(error) => error.next_step(),
-            Self::Start(error) => error.next_step(),
-        }
-    }
 }
 
 /// A process that runs in a container.
@@ -229,14 +181,7 @@ async fn start(
         let program = runtime.config().binary.clone();
         StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
     })?;
-    let attached = || -> Result<(Option<OwnedFd>, Pumps), StartError> {
-        fault::reached("exec.made")?;
-        let terminal =
-            master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-        let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
-        Ok((terminal, pumps))
-    };
-    match attached() {
+    match attach(ours, stdio, master) {
         Ok((terminal, pumps)) => {
             Ok(RunningExec { pid, terminal, runtime, target, process, pumps, files, sandboxed, sent: vec![] })
         }
@@ -250,6 +195,19 @@ async fn start(
             Err(error)
         }
     }
+}
+
+/// Takes the ends of a process's streams that are ours into use.
+fn attach(
+    ours: OurEnds,
+    stdio: StdioPlan,
+    master: Option<OwnedFd>,
+) -> Result<(Option<OwnedFd>, Pumps), StartError> {
+    fault::reached("exec.made")?;
+    let terminal =
+        master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
+    let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
+    Ok((terminal, pumps))
 }
 
 /// Sends a signal to the process of an exec: to the one inside the sandbox where there is one, which its helper on the

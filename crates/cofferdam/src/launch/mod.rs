@@ -15,7 +15,8 @@
 //! One container at a time is supervised in a process; a second is refused ([`LaunchError::AlreadySupervising`]). Start
 //! a monitor ([`crate::engine::Engine::detach`]) for each container where that does not suit.
 
-use std::io;
+mod error;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,23 +24,27 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::bundle::{self, BundleError};
-use crate::error::{Code, Diagnose, Failure};
+pub use error::LaunchError;
+
+use crate::bundle;
+use crate::error::{Code, Failure};
 use crate::exit::ExitReport;
-use crate::fault::{self, Fault};
+use crate::fault;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::lifecycle::Status;
-use crate::network::{NetworkError, check_namespace};
+use crate::network::check_namespace;
 use crate::process::Reaper;
-use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, Refused, Source, validate};
-use crate::rootfs::{self, CommandError, Rootfs, RootfsError, UserError};
-use crate::runtime::{self, Clearing, LocateError, Runtime, RuntimeConfig, RuntimeError};
-use crate::spec::{self, Ingredients, PrepareError, PreparedSpec};
-use crate::state::{ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError};
+use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, Source, validate};
+use crate::rootfs::{self, Rootfs, RootfsError};
+use crate::runtime::{self, Clearing, Runtime, RuntimeConfig};
+use crate::spec::{self, Ingredients, PreparedSpec};
+use crate::state::{
+    ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError, check_root,
+};
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
-use crate::supervise::{Launching, Mode, StartError, Started, Supervisor, supervision};
+use crate::supervise::{Launching, Mode, Started, Supervisor, supervision};
 
 /// Requests that may wait for a supervisor at once.
 const COMMAND_QUEUE: usize = 64;
@@ -76,110 +81,6 @@ pub struct Container {
     supervisor: JoinHandle<Option<ExitReport>>,
 }
 
-/// A launch that failed. Nothing of it is left.
-#[derive(Debug, thiserror::Error)]
-pub enum LaunchError {
-    /// The request cannot be right.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The runtime cannot be found.
-    #[error(transparent)]
-    Locate(#[from] LocateError),
-    /// The runtime cannot be used.
-    #[error(transparent)]
-    Runtime(#[from] RuntimeError),
-    /// The bundle cannot be used.
-    #[error(transparent)]
-    Bundle(#[from] BundleError),
-    /// The root filesystem cannot be used.
-    #[error(transparent)]
-    Rootfs(#[from] RootfsError),
-    /// The user is unknown.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// The specification cannot be made.
-    #[error(transparent)]
-    Prepare(#[from] PrepareError),
-    /// The command cannot be executed.
-    #[error(transparent)]
-    Command(#[from] CommandError),
-    /// The network cannot be joined.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
-    /// The source of a mount is missing.
-    #[error("the source of a mount, {}, is not there", .path.display())]
-    MountSource {
-        /// The path.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The state directory cannot be used.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// This user may not.
-    #[error("cofferdam needs root for containers; this is the user {0}")]
-    NotRoot(u32),
-    /// Making or supervising the container failed.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// This process supervises a container already: children do not say whose they are.
-    #[error("this process supervises another container")]
-    AlreadySupervising,
-    /// The task that supervised it died.
-    #[error("the supervisor's task died")]
-    SupervisorDied,
-    /// A test made a step fail.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-}
-
-impl LaunchError {
-    fn inner(&self) -> Option<&dyn Diagnose> {
-        Some(match self {
-            Self::Refused(error) => error,
-            Self::Locate(error) => error,
-            Self::Runtime(error) => error,
-            Self::Bundle(error) => error,
-            Self::Rootfs(error) => error,
-            Self::User(error) => error,
-            Self::Prepare(error) => error,
-            Self::Command(error) => error,
-            Self::Network(error) => error,
-            Self::State(error) => error,
-            Self::Start(error) => error,
-            Self::MountSource { .. }
-            | Self::NotRoot(_)
-            | Self::AlreadySupervising
-            | Self::SupervisorDied
-            | Self::Fault(_) => return None,
-        })
-    }
-}
-
-impl Diagnose for LaunchError {
-    fn code(&self) -> Code {
-        match self {
-            Self::MountSource { .. } => Code::MountSourceMissing,
-            Self::NotRoot(_) => Code::NotPermitted,
-            Self::AlreadySupervising => Code::AlreadySupervising,
-            _ => self.inner().map_or(Code::Internal, Diagnose::code),
-        }
-    }
-
-    fn next_step(&self) -> Option<String> {
-        match self {
-            Self::MountSource { path, .. } => Some(format!("make it first: mkdir -p {}", path.display())),
-            Self::NotRoot(_) => Some("run it as root: sudo cofferdam ...".into()),
-            Self::AlreadySupervising => {
-                Some("wait for the end of that one, or give each container a monitor (Engine::detach)".into())
-            }
-            _ => self.inner().and_then(Diagnose::next_step),
-        }
-    }
-}
-
 impl Launcher {
     /// A launcher for one runtime, whose binary is probed if that has not been done yet.
     ///
@@ -190,6 +91,7 @@ impl Launcher {
         host: Arc<HostFacts>,
         config: RuntimeConfig,
     ) -> Result<Self, LaunchError> {
+        check_root(&config.root)?;
         let runtime = runtime::open(config, &state.cache()).await?;
         Ok(Self { state, host, runtime, unattended: false })
     }

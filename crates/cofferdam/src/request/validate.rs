@@ -1,0 +1,182 @@
+//! Checking a request before anything is made: each value by itself, whatever the host.
+
+use std::time::Duration;
+
+use super::parse::parse_size;
+use super::{
+    ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE, LaunchRequest,
+    Limits, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, Source, Stopping, Ulimit, UserSpec,
+};
+use crate::id::{ContainerId, InvalidId, quote};
+use crate::signal::Signal;
+use crate::spec::capability;
+
+/// Checks a request and gives it an id.
+///
+/// # Errors
+/// [`Refused`] names the first field that cannot be right.
+pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
+    check_command(&request)?;
+    for entry in &request.env {
+        check_env_entry(entry)?;
+    }
+    if let Some(cwd) = &request.cwd {
+        check_cwd(cwd)?;
+    }
+    if let Some(hostname) = &request.hostname {
+        check_hostname(hostname)?;
+    }
+    let name = request.name.as_deref().map(str::parse).transpose();
+    let user = request.user.as_deref().map(UserSpec::parse).transpose();
+    let network = request.network.as_deref().map(NetworkMode::parse).transpose();
+    Ok(ContainerPlan {
+        id: ContainerId::generate(),
+        name: name.map_err(|error: InvalidId| Refused::new("--name", error.to_string()))?,
+        user: user.map_err(|why| Refused::new("--user", why))?,
+        network: network.map_err(|why| Refused::new("--network", why))?,
+        mounts: each("--volume", &request.mounts, MountRequest::parse)?,
+        ulimits: each("--ulimit", &request.ulimits, Ulimit::parse)?,
+        cap_add: each("--cap-add", &request.cap_add, parse_capability)?,
+        cap_drop: each("--cap-drop", &request.cap_drop, parse_capability)?,
+        limits: Limits::parse(request.memory.as_deref(), request.cpus, request.pids_limit)?,
+        stopping: stopping(&request)?,
+        source: request.source,
+        args: request.args,
+        env: request.env,
+        cwd: request.cwd,
+        hostname: request.hostname,
+        read_only: request.read_only,
+        labels: request.labels,
+        terminal: request.terminal,
+        oci_seccomp: request.oci_seccomp,
+        cgroup_parent: request.cgroup_parent.map(check_cgroup_parent).transpose()?,
+        remove: request.remove,
+    })
+}
+
+/// Parses each of an option's values.
+fn each<T>(
+    field: &str,
+    values: &[String],
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Vec<T>, Refused> {
+    values.iter().map(|value| parse(value).map_err(|why| Refused::new(field, why))).collect()
+}
+
+fn parse_capability(name: &str) -> Result<String, String> {
+    capability::full_name(name).ok_or_else(|| format!("{} is not a capability of Linux", quote(name)))
+}
+
+fn check_command(request: &LaunchRequest) -> Result<(), Refused> {
+    if request.args.is_empty() && matches!(request.source, Source::Rootfs { .. }) {
+        return Err(Refused::new("COMMAND", "a root filesystem has no command of its own: name one"));
+    }
+    if request.args.first().is_some_and(String::is_empty) {
+        return Err(Refused::new("COMMAND", "the command is empty"));
+    }
+    request.args.iter().try_for_each(|argument| check_string("COMMAND", argument))
+}
+
+/// Checks what holds for every argument and environment entry of a process.
+pub(crate) fn check_string(field: &str, text: &str) -> Result<(), Refused> {
+    if text.contains('\0') {
+        return Err(Refused::new(field, format!("{} contains a NUL byte", quote(text))));
+    }
+    if text.len() >= ARGUMENT_LIMIT_BYTES {
+        return Err(Refused::new(
+            field,
+            format!("an entry is {} bytes long; Linux takes less than {ARGUMENT_LIMIT_BYTES}", text.len()),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks an environment entry `KEY=VALUE`.
+pub(crate) fn check_env_entry(entry: &str) -> Result<(), Refused> {
+    check_string("--env", entry)?;
+    match entry.split_once('=') {
+        Some(("", _)) => Err(Refused::new("--env", format!("{} has no name before the `=`", quote(entry)))),
+        Some(_) => Ok(()),
+        None => Err(Refused::new("--env", format!("{} is not of the form KEY=VALUE", quote(entry)))),
+    }
+}
+
+/// Checks a working directory.
+pub(crate) fn check_cwd(cwd: &str) -> Result<(), Refused> {
+    check_string("--workdir", cwd)?;
+    if !cwd.starts_with('/') {
+        return Err(Refused::new("--workdir", format!("{} is not an absolute path", quote(cwd))));
+    }
+    // The way out of the container of CVE-2024-21626.
+    if cwd.starts_with("/proc/self/fd") || cwd.starts_with("/proc/thread-self/fd") {
+        return Err(Refused::new("--workdir", "a path through /proc/self/fd can lead out of the container"));
+    }
+    Ok(())
+}
+
+fn check_hostname(hostname: &str) -> Result<(), Refused> {
+    const LIMIT: usize = 63;
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    if hostname.is_empty()
+        || hostname.len() > LIMIT
+        || !hostname.bytes().all(allowed)
+        || hostname.starts_with('-')
+    {
+        return Err(Refused::new(
+            "--hostname",
+            format!(
+                "{} is not a host name of 1 to {LIMIT} letters, digits, dots and hyphens",
+                quote(hostname)
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn check_cgroup_parent(parent: String) -> Result<String, Refused> {
+    let odd = parent.contains('\0') || parent.split('/').any(|part| part == "..");
+    if odd || !parent.starts_with('/') {
+        return Err(Refused::new(
+            "--cgroup-parent",
+            format!("{} is not an absolute path of a cgroup without `..`", quote(&parent)),
+        ));
+    }
+    Ok(parent)
+}
+
+pub(super) fn parse_memory(text: &str) -> Result<u64, Refused> {
+    let bytes = parse_size(text).map_err(|why| Refused::new("--memory", why))?;
+    if bytes < MEMORY_FLOOR_BYTES {
+        let why = format!("{bytes} bytes is too little to start a process in: give at least 6m");
+        return Err(Refused::new("--memory", why));
+    }
+    Ok(bytes)
+}
+
+pub(super) fn cpu_quota(cpus: f64) -> Result<u64, Refused> {
+    const MOST: f64 = 65536.0;
+    if !(cpus > 0.0 && cpus <= MOST) {
+        return Err(Refused::new("--cpus", format!("{cpus} is not a positive number of CPUs")));
+    }
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in 0..=MOST")]
+    #[expect(clippy::cast_precision_loss, reason = "the period is a small constant")]
+    let quota = (cpus * CPU_PERIOD_US as f64).round() as u64;
+    if quota < CPU_QUOTA_FLOOR_US {
+        return Err(Refused::new("--cpus", format!("{cpus} is less than the kernel's least of 0.01")));
+    }
+    Ok(quota)
+}
+
+fn stopping(request: &LaunchRequest) -> Result<Stopping, Refused> {
+    let signal = match &request.stop_signal {
+        Some(text) => text
+            .parse()
+            .map_err(|e: crate::signal::UnknownSignal| Refused::new("--stop-signal", e.to_string()))?,
+        None => Signal::TERM,
+    };
+    Ok(Stopping {
+        signal,
+        grace: request.grace_ms.map_or(DEFAULT_GRACE, Duration::from_millis),
+        timeout: request.timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis),
+    })
+}
