@@ -17,6 +17,9 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
             .quiet()
             .run()?;
     }
+    cmd!(shell, "cargo check --manifest-path fuzz/Cargo.toml --no-default-features --target-dir target/fuzz")
+        .quiet()
+        .run()?;
     step("documentation");
     cmd!(shell, "cargo doc --workspace --no-deps --document-private-items")
         .env("RUSTDOCFLAGS", "--deny warnings")

@@ -47,16 +47,8 @@ pub struct HelperDeath {
 /// Decides the cause of a death from what was seen of it.
 #[must_use]
 pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
-    let mut evidence = vec![wait_status(death)];
-    evidence.extend(death.sent.iter().map(|sent| Evidence::SignalSent {
-        signal: sent.signal,
-        by: sent.by,
-        at: sent.at,
-    }));
+    let mut evidence = what_was_seen(death);
     let oom_kills = death.memory.as_ref().map_or(0, |memory| memory.oom_kill);
-    if let Some(counters) = death.memory.clone() {
-        evidence.push(Evidence::Memory { counters });
-    }
     let asked_by = death.sent.iter().rev().find(|sent| sent.asks_for_the_end()).map(|sent| sent.by);
     if let Some(limit) = death.timed_out {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -134,6 +126,14 @@ fn which_was_killed(death: &Death) -> Option<Evidence> {
                     .into(),
         }),
     }
+}
+
+fn what_was_seen(death: &Death) -> Vec<Evidence> {
+    let mut evidence = vec![wait_status(death)];
+    let sent = death.sent.iter().copied();
+    evidence.extend(sent.map(|SentSignal { signal, by, at }| Evidence::SignalSent { signal, by, at }));
+    evidence.extend(death.memory.clone().map(|counters| Evidence::Memory { counters }));
+    evidence
 }
 
 fn wait_status(death: &Death) -> Evidence {

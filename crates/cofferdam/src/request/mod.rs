@@ -1,6 +1,6 @@
 //! What a caller asks for, and its check: a [`LaunchRequest`] is untrusted, a [`ContainerPlan`] is not.
 //!
-//! Invariant: [`validate`] looks at nothing but the request. Whether files, users or runtimes exist is found out
+//! Invariant: [`validate()`] looks at nothing but the request. Whether files, users or runtimes exist is found out
 //! later, by the steps that use them.
 
 mod parse;

@@ -235,12 +235,10 @@ fn pump_output(
                 }
             }
             Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) if !counters.ended.load(Ordering::Acquire) => {
+                wait_readable(source, Some(wake), None);
+            }
             Err(Errno::AGAIN) => {
-                let ended = counters.ended.load(Ordering::Acquire);
-                if !ended {
-                    wait_readable(source, Some(wake), None);
-                    continue;
-                }
                 let since = *silent_since.get_or_insert_with(Instant::now);
                 match HOLDOUT_LIMIT.checked_sub(since.elapsed()) {
                     Some(left) => wait_readable(source, None, Some(left)),
