@@ -9,6 +9,8 @@ use cofferdam::error::{Code, Failure};
 use cofferdam::request::{LaunchRequest, Limits, Refused, Source};
 use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::context::Context;
 use crate::output::CliError;
 
@@ -124,6 +126,33 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let parsed = text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text));
     let length = parsed.map_err(|error| format!("{error}; write for example 30s or 5m"))?;
     Ok(length.min(LONGEST))
+}
+
+/// How many lines at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tail(pub(crate) Option<usize>);
+
+pub(crate) fn tail(text: &str) -> Result<Tail, String> {
+    if text == "all" {
+        return Ok(Tail(None));
+    }
+    let lines = text.parse().map_err(|_| "it is not a number of lines, nor `all`".to_owned())?;
+    Ok(Tail(Some(lines)))
+}
+
+/// A moment: RFC 3339, seconds since 1970 as docker prints them, or a length of time before now.
+pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time);
+    }
+    if let Ok(seconds) = text.parse::<f64>() {
+        return SignedDuration::try_from_secs_f64(seconds)
+            .and_then(|since| Timestamp::UNIX_EPOCH.checked_add(since))
+            .map_err(|error| error.to_string());
+    }
+    let ago = humantime::parse_duration(text)
+        .map_err(|_| "it is not a time: write 2026-01-31T12:00:00Z, 1769860800 or 10m".to_owned())?;
+    Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())
 }
 
 impl RuntimeArgs {
@@ -246,6 +275,19 @@ pub(crate) fn refuse(field: &str, why: &str) -> CliError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_times_seconds_and_lengths_before_now() {
+        let time = |text: &str| moment(text).unwrap();
+        assert_eq!(time("2026-01-31T12:00:00Z").as_second(), 1_769_860_800);
+        assert_eq!(time("1769860800.5").as_millisecond(), 1_769_860_800_500);
+        assert!((3590..=3610).contains(&(Timestamp::now().as_second() - time("1h").as_second())));
+        for text in ["", "yesterday", "nan", "1e300", "2026-13-01T00:00:00Z", "9999999999 years"] {
+            assert!(moment(text).is_err(), "{text}");
+        }
+        assert_eq!((tail("all"), tail("0")), (Ok(Tail(None)), Ok(Tail(Some(0)))));
+        assert!(tail("-1").is_err() && tail("").is_err());
+    }
 
     #[test]
     fn lengths_of_time_are_read_as_people_write_them() {

@@ -7,7 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cofferdam::signal::Signal;
 
-use crate::args::{LaunchArgs, LimitArgs, duration};
+use cofferdam::logs::LogFormat;
+use cofferdam::request::LogRequest;
+use jiff::Timestamp;
+
+use crate::args::{LaunchArgs, LimitArgs, Tail, duration, moment, refuse, tail};
+use crate::output::CliError;
 
 /// Runs untrusted and GPU workloads in containers: one lifecycle over runc, crun, youki and gVisor, and the truth
 /// about how each container ended.
@@ -51,6 +56,9 @@ pub(crate) enum Command {
     /// Run another command in a running container
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(ExecArgs),
+    /// Print what a container in the background has written
+    #[command(after_help = LOGS_EXAMPLES)]
+    Logs(LogsArgs),
     /// Send a signal to containers
     Kill(KillArgs),
     /// End containers: a signal, a time of grace, SIGKILL
@@ -168,6 +176,8 @@ pub(crate) struct RunArgs {
     pub(crate) timings: bool,
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
     /// The command and its arguments; for a bundle, they replace its own
     #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = None)]
     pub(crate) command: Vec<String>,
@@ -185,6 +195,8 @@ pub(crate) struct CreateArgs {
     pub(crate) cidfile: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
     /// The command and its arguments; for a bundle, they replace its own
     #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = None)]
     pub(crate) command: Vec<String>,
@@ -203,6 +215,57 @@ pub(crate) struct StreamArgs {
     /// Append standard error to a file; without it, it is only counted
     #[arg(long, value_name = "FILE")]
     pub(crate) stderr: Option<PathBuf>,
+}
+
+/// How the output of a container in the background is kept.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Log of a container in the background")]
+pub(crate) struct LogArgs {
+    /// Format of the log: cri, json-file, or none [default: cri]
+    #[arg(long, value_name = "DRIVER")]
+    pub(crate) log_driver: Option<String>,
+    /// max-size=16m: size of a file; max-file=4: how many are kept; on-full=drop, block or stop
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) log_opt: Vec<String>,
+}
+
+impl LogArgs {
+    pub(crate) fn is_given(&self) -> bool {
+        self.log_driver.is_some() || !self.log_opt.is_empty()
+    }
+
+    /// The request that these words make.
+    pub(crate) fn request(&self) -> Result<LogRequest, CliError> {
+        let option = |text: &String| {
+            let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+            pair.ok_or_else(|| refuse("--log-opt", &format!("`{text}` is not of the form KEY=VALUE")))
+        };
+        Ok(LogRequest {
+            driver: self.log_driver.clone().unwrap_or_else(|| LogFormat::Cri.name().to_owned()),
+            options: self.log_opt.iter().map(option).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// Go on with what comes, until the container has ended
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Print what was written at this time or later: RFC 3339, seconds since 1970, or a length of time before now
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) since: Option<Timestamp>,
+    /// Print what was written at this time or earlier
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<Timestamp>,
+    /// Print this many lines at the end, or all
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail)]
+    pub(crate) tail: Tail,
+    /// Print the time of each line before it
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+    /// Name, id, or the beginning of an id
+    pub(crate) container: String,
 }
 
 impl StreamArgs {
@@ -340,6 +403,10 @@ Examples:
   cofferdam exec web ps
   cofferdam exec -it -u nobody web sh";
 
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  cofferdam logs --tail 20 --timestamps web
+  cofferdam logs --follow --since 10m web";
 const PS_EXAMPLES: &str = "\
 Examples:
   cofferdam ps

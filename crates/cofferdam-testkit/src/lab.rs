@@ -230,7 +230,7 @@ impl Lab {
     pub fn expect_clean(&self) {
         settle(|| {
             let mut left = self.leftovers();
-            for directory in ["containers", "names"] {
+            for directory in ["containers", "names", "logs"] {
                 let kept = entries(&self.state().join(directory))
                     .into_iter()
                     .filter(|path| !path.ends_with(".lock"));

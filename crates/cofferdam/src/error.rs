@@ -130,6 +130,8 @@ codes! {
     AlreadySupervising = "E0505", Conflict;
     /// Something of a container could not be taken away.
     CleanupFailed = "E0506", Internal;
+    /// The container's output is not kept.
+    NoLog = "E0507", Conflict;
     /// The state directory cannot be used.
     StateDirectory = "E0601", Unavailable;
     /// A record in the state directory is damaged.

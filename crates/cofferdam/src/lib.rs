@@ -19,6 +19,7 @@ pub mod host;
 pub mod id;
 pub mod launch;
 pub mod lifecycle;
+pub mod logs;
 pub mod network;
 mod proc;
 mod process;

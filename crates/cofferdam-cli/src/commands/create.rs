@@ -14,7 +14,7 @@ use crate::output::{CliError, print, warn};
 
 pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
     let mut request = args.launch.request(&args.command)?;
-    request.remove = args.rm;
+    (request.remove, request.log) = (args.rm, Some(args.log.request()?));
     let config = args.launch.runtime.config(context)?;
     detached(context, config, request, false, &args.streams, args.cidfile.as_deref()).await
 }

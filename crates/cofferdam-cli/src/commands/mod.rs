@@ -7,6 +7,7 @@ mod explain;
 mod info;
 mod inspect;
 mod limits;
+mod logs;
 mod ps;
 mod run;
 mod signals;
@@ -24,11 +25,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         // These need no state directory.
         Command::Explain { code } => return explain::explain(code.as_deref()),
         Command::Completion { shell } => {
-            // A reader that goes halfway is an error to be told of, where the generator would panic.
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut script);
-            print(String::from_utf8_lossy(&script).trim_end())?;
-            return Ok(0);
+            return completion(shell);
         }
         Command::Monitor => {
             cofferdam::engine::serve_monitor().await?;
@@ -46,6 +43,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Command::Wait(args) => wait::wait(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
+        Command::Logs(args) => logs::logs(&context, args).await,
         Command::Kill(args) => signals::kill(&context, args).await,
         Command::Stop(args) => signals::stop(&context, args).await,
         Command::Rm(args) => signals::remove(&context, args).await,
@@ -71,6 +69,14 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Doctor { format } => doctor::doctor(&context, format).await,
         Command::Explain { .. } | Command::Completion { .. } | Command::Monitor => Ok(0),
     }
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<u8, CliError> {
+    // A reader that goes halfway is an error to be told of, where the generator would panic.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "cofferdam", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())?;
+    Ok(0)
 }
 
 /// Does something to each of several containers and prints the name of each that it was done to, as docker does. Goes

@@ -22,6 +22,9 @@ use crate::terminal::{RawMode, copy_size, stdin_is_terminal};
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let mut request = args.launch.request(&args.command)?;
     (request.terminal, request.remove) = (args.tty, args.rm);
+    if args.detach {
+        request.log = Some(args.log.request()?);
+    }
     let config = args.launch.runtime.config(context)?;
     if args.detach && !args.dry_run {
         if args.interactive {
@@ -72,6 +75,12 @@ fn check_streams(args: &RunArgs) -> Result<(), CliError> {
         return Err(refuse(
             "--stdin, --stdout, --stderr",
             "they are for --detach; here the shell's < and > do it",
+        ));
+    }
+    if args.log.is_given() && !args.dry_run {
+        return Err(refuse(
+            "--log-driver, --log-opt",
+            "they are for --detach; in the foreground you have the output",
         ));
     }
     if args.tty && args.interactive && !stdin_is_terminal() {

@@ -91,10 +91,10 @@ fn too_many_callers_are_told_so(lab: &Lab) {
 }
 
 /// A state directory of its own file system, which can be filled and made read-only.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(lab: &Lab) -> Self {
+    pub(crate) fn new(lab: &Lab) -> Self {
         let path = lab.state();
         std::fs::create_dir(&path).unwrap();
         let disk = Self(path);
@@ -109,7 +109,7 @@ impl SmallDisk {
     }
 
     /// Fills it to the last byte.
-    fn fill(&self) -> PathBuf {
+    pub(crate) fn fill(&self) -> PathBuf {
         let path = self.0.join("filler");
         let mut file = std::fs::File::create(&path).unwrap();
         while file.write_all(&[0; 512]).is_ok() {}
@@ -154,7 +154,8 @@ fn a_full_state_directory(lab: &Lab) {
 
 fn a_read_only_state_directory(lab: &Lab) {
     let disk = SmallDisk::new(lab);
-    let id = start_until_told(lab, "c", &[]);
+    // A log that is open for writing would keep it so.
+    let id = start_until_told(lab, "c", &["--log-driver", "none"]);
     let caller = ask_to_wait(lab, &id);
     disk.mount(&["-o", "remount,ro"]);
     tell(lab, "c");

@@ -14,6 +14,7 @@ mod inputs;
 mod launch_options;
 mod lifecycle;
 mod listing;
+mod logs;
 mod network;
 mod streams;
 
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         listing::CASES,
         deaths::CASES,
         endings::CASES,
+        logs::CASES,
         faults::CASES,
         bulk::CASES,
     ];

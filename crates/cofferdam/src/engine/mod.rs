@@ -7,6 +7,7 @@
 mod exec;
 mod held;
 mod inventory;
+mod logs;
 mod monitor;
 mod orphan;
 mod probe;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
 pub use inventory::{Listing, ListingWarning, Row};
+pub use logs::ContainerLog;
 pub use monitor::{MonitorError, MonitorReply, MonitorRequest, StdioFiles, serve_monitor};
 pub use probe::{Found, RuntimeProbe};
 pub use remove::RemoveOutcome;
@@ -84,6 +86,9 @@ pub enum EngineError {
         /// How long was waited.
         limit: std::time::Duration,
     },
+    /// Its output is not kept.
+    #[error("the output of {0} is not kept")]
+    NoLog(String),
     /// Something of a container that has ended is still there.
     #[error("something of {container} could not be taken away")]
     Leftover {
@@ -113,6 +118,7 @@ impl Diagnose for EngineError {
             Self::Refused(failure) => failure.code,
             Self::Unreachable { .. } => Code::SupervisorUnreachable,
             Self::StillRunning { .. } => Code::StillRunning,
+            Self::NoLog(_) => Code::NoLog,
             Self::Leftover { .. } => Code::CleanupFailed,
             Self::Kernel { .. } => Code::Internal,
         }
@@ -129,6 +135,9 @@ impl Diagnose for EngineError {
                  `cofferdam rm --force {container}` ends both"
             )),
             Self::StillRunning { .. } => Some("give it longer, or end it with SIGKILL".into()),
+            Self::NoLog(_) => Some(
+                "a container in the background keeps it, unless --log-driver is none or its streams go to files".into(),
+            ),
             Self::Leftover { container, .. } => Some(format!(
                 "mend that and try again, or forget it all the same: `cofferdam rm --force {container}`"
             )),
@@ -196,6 +205,7 @@ impl Engine {
     /// [`StateError::File`] when the directory cannot be read.
     pub async fn containers(&self) -> Result<(Vec<View>, Vec<(ContainerDir, EngineError)>), StateError> {
         self.state.sweep_trash();
+        self.sweep_stale_locks();
         let (mut views, mut broken) = (Vec::new(), Vec::new());
         for container in self.state.containers()? {
             match self.view(container.clone()).await {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Engine;
 use super::inventory::ListingWarning;
 use crate::error::{Code, Failure};
+use crate::id::ContainerId;
 use crate::runtime::RuntimeKind;
 
 /// Where runtimes keep their state unless they are told otherwise, and where others tell them to.
@@ -49,6 +50,28 @@ impl Engine {
     pub(super) fn own_roots(&self) -> Vec<(String, PathBuf)> {
         let entries = std::fs::read_dir(self.state.path().join("runtime")).into_iter().flatten().flatten();
         entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
+    }
+
+    /// Removes locks from our own roots that belong to no container: `runsc list`, whoever calls it, makes one for each
+    /// container that it has seen, also when that has been removed by then.
+    pub(super) fn sweep_stale_locks(&self) {
+        for (_, root) in self.own_roots() {
+            let entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+            for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+                let Some(id) = name.strip_suffix(".lock").and_then(|name| name.get(..crate::id::ID_LENGTH))
+                else {
+                    continue;
+                };
+                let Ok(id) = id.parse::<ContainerId>() else { continue };
+                // The folder is made before the runtime is called, and goes after what the runtime has.
+                let is_known = self.state.container(&id).path().exists();
+                let has_state = root.join(name.replace(".lock", ".state")).exists();
+                if !is_known && !has_state {
+                    // Another process may have removed it.
+                    let _ = std::fs::remove_file(root.join(&name));
+                }
+            }
+        }
     }
 
     /// Roots that hold something that we have no record of. `named` are the caller's, `sandboxes` those on the command
@@ -212,7 +235,6 @@ pub(super) fn sandboxes() -> Vec<(i32, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ContainerId;
 
     #[test]
     fn patterns_find_the_roots_of_docker_and_containerd() {
@@ -261,6 +283,25 @@ mod tests {
             std::os::unix::fs::chown(root.join("container"), Some(65534), None).unwrap();
             assert_eq!(trust(&root, own).unwrap_err().uid, Some(65534));
         }
+    }
+
+    #[test]
+    fn a_lock_without_a_container_is_removed_and_nothing_else_is() {
+        let keep = tempfile::tempdir().unwrap();
+        let engine = Engine::open(&keep.path().join("s")).unwrap();
+        let root = engine.state.runtime_root("runsc");
+        std::fs::create_dir(&root).unwrap();
+        let ids: Vec<ContainerId> = (0..3).map(|_| ContainerId::generate()).collect();
+        let (_container, _lock) = engine.state.create_container(&ids[1]).unwrap();
+        let file = |id: &ContainerId, end: &str| root.join(format!("{id}_sandbox:{id}.{end}"));
+        ids.iter().for_each(|id| std::fs::write(file(id, "lock"), "").unwrap());
+        std::fs::write(file(&ids[2], "state"), "").unwrap();
+        std::fs::write(root.join("other.lock"), "").unwrap();
+        engine.sweep_stale_locks();
+        assert!(!file(&ids[0], "lock").exists(), "of no container");
+        assert!(file(&ids[1], "lock").exists(), "of one that is known");
+        assert!(file(&ids[2], "lock").exists(), "of one that runsc knows");
+        assert!(root.join("other.lock").exists());
     }
 
     #[test]

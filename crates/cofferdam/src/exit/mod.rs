@@ -118,6 +118,8 @@ pub enum AskedBy {
     Timeout,
     /// A signal that the foreground process got and passed on.
     Forwarded,
+    /// The policy for a log that cannot be written.
+    LogFull,
 }
 
 /// One fact that a cause rests on.
@@ -222,7 +224,8 @@ impl SentSignal {
     /// Whether it asked for the end: a process that exits after it may have followed it.
     #[must_use]
     pub fn asks_for_the_end(&self) -> bool {
-        let by_nature = matches!(self.by, AskedBy::Stop | AskedBy::Timeout | AskedBy::Remove);
+        let by_nature =
+            matches!(self.by, AskedBy::Stop | AskedBy::Timeout | AskedBy::Remove | AskedBy::LogFull);
         by_nature || self.signal.asks_for_the_end()
     }
 }

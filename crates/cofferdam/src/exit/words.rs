@@ -139,6 +139,7 @@ impl fmt::Display for AskedBy {
             Self::Kill => "kill",
             Self::Remove => "rm --force",
             Self::Timeout => "time limit",
+            Self::LogFull => "its log could not be written",
             Self::Forwarded => "passed on from the caller",
         })
     }

@@ -273,6 +273,7 @@ impl Launcher {
             stopping: plan.stopping,
             labels: plan.labels.clone(),
             remove: plan.remove,
+            log: plan.log,
             clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),
             sent: vec![],
             cleared: false,

@@ -19,6 +19,7 @@ pub(crate) use validate::{check_cwd, check_env_entry, check_string};
 
 use crate::error::{Code, Diagnose};
 use crate::id::{ContainerId, ContainerName};
+use crate::logs::LogConfig;
 use crate::signal::Signal;
 
 /// The longest single argument or environment entry that Linux accepts (`MAX_ARG_STRLEN`: 32 pages).
@@ -99,6 +100,18 @@ pub struct LaunchRequest {
     pub grace_ms: Option<u64>,
     /// Forget the container once its end has been reported.
     pub remove: bool,
+    /// How its output is kept; `None` is not at all. What a caller takes by a descriptor is not kept in any case.
+    #[serde(default)]
+    pub log: Option<LogRequest>,
+}
+
+/// How a caller wants a container's output to be kept, in docker's words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRequest {
+    /// `cri`, `json-file` or `none`.
+    pub driver: String,
+    /// `max-size`, `max-file`, `on-full`.
+    pub options: BTreeMap<String, String>,
 }
 
 impl LaunchRequest {
@@ -130,6 +143,7 @@ impl LaunchRequest {
             stop_signal: None,
             grace_ms: None,
             remove: false,
+            log: None,
         }
     }
 }
@@ -179,6 +193,8 @@ pub struct ContainerPlan {
     pub stopping: Stopping,
     /// Forget it after its end.
     pub remove: bool,
+    /// How its output is kept.
+    pub log: Option<LogConfig>,
 }
 
 /// Limits that a cgroup enforces.

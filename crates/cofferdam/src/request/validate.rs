@@ -5,9 +5,11 @@ use std::time::Duration;
 use super::parse::parse_size;
 use super::{
     ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE, LaunchRequest,
-    Limits, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, Source, Stopping, Ulimit, UserSpec,
+    Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, Source, Stopping, Ulimit,
+    UserSpec,
 };
 use crate::id::{ContainerId, InvalidId, quote};
+use crate::logs::{LogConfig, OnFull, UnknownFormat};
 use crate::signal::Signal;
 use crate::spec::capability;
 
@@ -40,6 +42,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         cap_drop: each("--cap-drop", &request.cap_drop, parse_capability)?,
         limits: Limits::parse(request.memory.as_deref(), request.cpus, request.pids_limit)?,
         stopping: stopping(&request)?,
+        log: request.log.as_ref().map(log_config).transpose()?.flatten(),
         source: request.source,
         args: request.args,
         env: request.env,
@@ -165,6 +168,45 @@ pub(super) fn cpu_quota(cpus: f64) -> Result<u64, Refused> {
         return Err(Refused::new("--cpus", format!("{cpus} is less than the kernel's least of 0.01")));
     }
     Ok(quota)
+}
+
+/// The least size of a log's file, in bytes: below it, files would be renamed all the time.
+const LOG_FLOOR_BYTES: u64 = 64 << 10;
+/// The most files of one log.
+const LOG_FILES_LIMIT: u32 = 100;
+
+fn log_config(request: &LogRequest) -> Result<Option<LogConfig>, Refused> {
+    if request.driver == "none" {
+        return Ok(None);
+    }
+    let format = request.driver.parse();
+    let format = format.map_err(|error: UnknownFormat| Refused::new("--log-driver", error.to_string()))?;
+    let mut config = LogConfig { format, ..LogConfig::default() };
+    for (key, value) in &request.options {
+        let wrong = |why: &str| Refused::new("--log-opt", format!("{key}={}: {why}", quote(value)));
+        match key.as_str() {
+            "max-size" => {
+                config.max_bytes = parse_size(value).map_err(|why| wrong(&why))?;
+                if config.max_bytes < LOG_FLOOR_BYTES {
+                    return Err(wrong("give at least 64k"));
+                }
+            }
+            "max-file" => {
+                let files = value.parse().ok().filter(|files| (1..=LOG_FILES_LIMIT).contains(files));
+                config.max_files = files.ok_or_else(|| wrong("give a number from 1 to 100"))?;
+            }
+            "on-full" => {
+                config.on_full = match value.as_str() {
+                    "drop" => OnFull::Drop,
+                    "block" => OnFull::Block,
+                    "stop" => OnFull::Stop,
+                    _ => return Err(wrong("give drop, block or stop")),
+                };
+            }
+            _ => return Err(wrong("the options are max-size, max-file and on-full")),
+        }
+    }
+    Ok(Some(config))
 }
 
 fn stopping(request: &LaunchRequest) -> Result<Stopping, Refused> {

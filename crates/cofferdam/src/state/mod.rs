@@ -12,6 +12,7 @@
 //!     control.sock           where the supervisor listens
 //!     runtime.log            the runtime's own log
 //!   names/NAME -> ID         exclusive: a name has one container
+//!   logs/ID/                 what the container wrote; of the default state directory in /var/log/cofferdam
 //!   runtime/NAME/            state roots of the runtimes
 //!   cache/                   features of runtimes
 //! ```
@@ -47,6 +48,8 @@ pub const STATE_PATH_LIMIT: usize = 46;
 const ROOT_PATH_LIMIT: usize = STATE_PATH_LIMIT + 17;
 /// The state directory of root.
 pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
+/// Where the logs of its containers are.
+pub const DEFAULT_LOG_DIR: &str = "/var/log/cofferdam";
 
 /// A state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,6 +217,19 @@ impl StateDir {
         self.path.join("runtime").join(name)
     }
 
+    /// The folder of a container's logs, whether it is there or not.
+    ///
+    /// The default state directory is in memory, where logs would take what they grow to: theirs are on disk.
+    #[must_use]
+    pub fn logs_of(&self, id: &ContainerId) -> PathBuf {
+        let logs = if self.path == Path::new(DEFAULT_STATE_DIR) {
+            PathBuf::from(DEFAULT_LOG_DIR)
+        } else {
+            self.path.join("logs")
+        };
+        logs.join(id.as_str())
+    }
+
     /// The folder of a container, whether it is there or not.
     #[must_use]
     pub fn container(&self, id: &ContainerId) -> ContainerDir {
@@ -268,11 +284,14 @@ impl StateDir {
             .collect())
     }
 
-    /// Removes a container's folder. The caller holds its lock.
+    /// Removes a container's folder and its logs. The caller holds its lock.
     ///
     /// # Errors
     /// [`StateError::File`].
     pub fn remove_container(&self, container: &ContainerDir) -> Result<(), StateError> {
+        // First, so that nothing is left that nobody knows of.
+        let logs = self.logs_of(&container.id);
+        remove_tree(&logs).map_err(|source| StateError::File { path: logs, what: "removed", source })?;
         // Under another name first: a reader never sees half a folder.
         let trash = self.path.join("containers").join(format!(".{}", container.id));
         let failed = |source| StateError::File { path: container.path.clone(), what: "removed", source };

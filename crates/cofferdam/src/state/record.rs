@@ -14,6 +14,7 @@ use crate::cgroup::CgroupPath;
 use crate::exit::SentSignal;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
+use crate::logs::LogConfig;
 use crate::request::{Limits, NetworkMode, Source, Stopping};
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
@@ -99,6 +100,9 @@ pub struct Record {
     pub labels: BTreeMap<String, String>,
     /// Whether it is forgotten once its end has been reported.
     pub remove: bool,
+    /// How its output is kept, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogConfig>,
     /// Who takes it away after an end of its own.
     pub clearing: Clearing,
     /// The signals by which cofferdam asked for its end, oldest first: written down before they are sent, so that

@@ -18,6 +18,7 @@ mod error;
 mod leftovers;
 mod remains;
 mod requests;
+mod sink;
 pub mod stdio;
 mod supervisor;
 mod target;

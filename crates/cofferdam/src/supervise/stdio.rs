@@ -19,7 +19,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
+use super::sink::{LogSink, Lost, SharedLog, Sink};
 use crate::exit::StdioReport;
+use crate::logs::Stream;
 use crate::runtime::ContainerStdio;
 
 /// Size of a pump's one buffer, in bytes: the default capacity of a pipe.
@@ -107,6 +109,8 @@ struct Counters {
     stderr: AtomicU64,
     dropped: AtomicU64,
     truncated: AtomicBool,
+    /// Nobody waits for the last output any more.
+    abandoned: AtomicBool,
     /// The container has ended: what is in the pipes is the last.
     ended: AtomicBool,
 }
@@ -122,7 +126,18 @@ pub(crate) struct Pumps {
 
 impl Pumps {
     /// Starts to move bytes. With a terminal, `master` is its other side and the pipes are only kept.
-    pub(crate) fn start(ours: OurEnds, plan: StdioPlan, master: Option<OwnedFd>) -> io::Result<Self> {
+    /// What has no descriptor of the caller's goes into the log, if there is one.
+    pub(crate) fn start(
+        ours: OurEnds,
+        plan: StdioPlan,
+        master: Option<OwnedFd>,
+        log: Option<&Arc<SharedLog>>,
+    ) -> io::Result<Self> {
+        let sink = |descriptor: Option<OwnedFd>, stream| match (descriptor, log) {
+            (Some(descriptor), _) => Sink::Descriptor(descriptor),
+            (None, Some(log)) => Sink::Log(LogSink { log: Arc::clone(log), stream }),
+            (None, None) => Sink::Nowhere,
+        };
         let counters = Arc::<Counters>::default();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let mut pumps = Self { counters, wake, outputs: Vec::new() };
@@ -131,27 +146,27 @@ impl Pumps {
             if let Some(source) = plan.stdin {
                 pumps.input(source, master.try_clone()?)?;
             }
-            pumps.output(master, plan.stdout, |counters| &counters.stdout)?;
+            pumps.output(master, sink(plan.stdout, Stream::Stdout), |counters| &counters.stdout)?;
             return Ok(pumps);
         }
         if let (Some(source), Some(sink)) = (plan.stdin, ours.stdin) {
             pumps.input(source, sink)?;
         }
-        pumps.output(ours.stdout, plan.stdout, |counters| &counters.stdout)?;
-        pumps.output(ours.stderr, plan.stderr, |counters| &counters.stderr)?;
+        pumps.output(ours.stdout, sink(plan.stdout, Stream::Stdout), |counters| &counters.stdout)?;
+        pumps.output(ours.stderr, sink(plan.stderr, Stream::Stderr), |counters| &counters.stderr)?;
         Ok(pumps)
     }
 
     fn output(
         &mut self,
         source: OwnedFd,
-        sink: Option<OwnedFd>,
+        mut sink: Sink,
         counter: fn(&Counters) -> &AtomicU64,
     ) -> io::Result<()> {
         let (done, finished) = oneshot::channel();
         let (counters, wake) = (Arc::clone(&self.counters), Arc::clone(&self.wake));
         thread("output", move || {
-            pump_output(&source, sink.as_ref(), &counters, counter(&counters), &wake);
+            pump_output(&source, &mut sink, &counters, counter(&counters), &wake);
             // Nobody waits any more when the supervisor is gone.
             let _ = done.send(());
         })?;
@@ -183,6 +198,7 @@ impl Pumps {
     /// Gives up on output that its reader does not take. Its thread stays until the reader does, or this process ends.
     pub(crate) fn abandon(&mut self) {
         self.counters.truncated.store(true, Ordering::Release);
+        self.counters.abandoned.store(true, Ordering::Release);
         self.outputs.clear();
     }
 
@@ -203,15 +219,8 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// Moves bytes from the container to its reader until the container has closed the stream.
-fn pump_output(
-    source: &OwnedFd,
-    sink: Option<&OwnedFd>,
-    counters: &Counters,
-    counter: &AtomicU64,
-    wake: &OwnedFd,
-) {
+fn pump_output(source: &OwnedFd, sink: &mut Sink, counters: &Counters, counter: &AtomicU64, wake: &OwnedFd) {
     let mut buffer = vec![0; BUFFER_BYTES];
-    let mut broken = false;
     let mut silent_since = None;
     loop {
         match rustix::io::read(source, &mut buffer[..]) {
@@ -219,18 +228,11 @@ fn pump_output(
             Ok(count) => {
                 silent_since = None;
                 counter.fetch_add(count as u64, Ordering::AcqRel);
-                let Some(sink) = sink else { continue };
-                let written =
-                    if broken { Err((count, Errno::IO)) } else { write_all(sink, &buffer[..count]) };
-                match written {
+                match sink.take(&buffer[..count], &counters.abandoned) {
                     Ok(()) => {}
-                    Err((_, Errno::PIPE)) => return,
-                    Err((unwritten, errno)) => {
-                        if !broken {
-                            tracing::warn!(error = %io::Error::from(errno), "the container's output cannot be handed on");
-                        }
-                        counters.dropped.fetch_add(unwritten as u64, Ordering::AcqRel);
-                        broken = true;
+                    Err(Lost::ReaderGone) => return,
+                    Err(Lost::Dropped(bytes)) => {
+                        counters.dropped.fetch_add(bytes as u64, Ordering::AcqRel);
                     }
                 }
             }
@@ -300,23 +302,6 @@ fn feed(sink: &OwnedFd, mut bytes: &[u8], wake: &OwnedFd) -> bool {
         }
     }
     true
-}
-
-/// Writes everything; an error comes with the number of bytes that were not written.
-fn write_all(sink: &OwnedFd, mut bytes: &[u8]) -> Result<(), (usize, Errno)> {
-    while !bytes.is_empty() {
-        match rustix::io::write(sink, bytes) {
-            Ok(0) => return Err((bytes.len(), Errno::IO)),
-            Ok(count) => bytes = &bytes[count..],
-            Err(Errno::INTR) => {}
-            // The caller's descriptor may be non-blocking.
-            Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(sink, PollFlags::OUT)], None);
-            }
-            Err(errno) => return Err((bytes.len(), errno)),
-        }
-    }
-    Ok(())
 }
 
 fn wait_readable(source: &OwnedFd, wake: Option<&OwnedFd>, limit: Option<Duration>) {

@@ -20,7 +20,7 @@ fn fixture(sink: Option<OwnedFd>, stdin: Option<OwnedFd>) -> Fixture {
         }
     };
     let plan = StdioPlan { stdin, stdout: Some(sink), stderr: None };
-    Fixture { pumps: Pumps::start(ours, plan, None).unwrap(), container, stdout: reader }
+    Fixture { pumps: Pumps::start(ours, plan, None, None).unwrap(), container, stdout: reader }
 }
 
 fn finish(mut pumps: Pumps) -> StdioReport {

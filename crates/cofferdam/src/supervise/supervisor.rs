@@ -17,10 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::console::{ConsoleSocket, with_terminal};
-use super::control::{self, Answer, Command};
+use super::control::{self, Answer, Command, Request};
 use super::end::Callers;
 use super::error::{StartError, supervision};
 use super::remains::{Remains, clear_away, forget};
+use super::sink::SharedLog;
 use super::stdio::{Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
 use crate::error::Failure;
@@ -28,6 +29,7 @@ use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::lifecycle::{Status, Verb};
+use crate::logs::LogWriter;
 use crate::process::{Claim, ClaimError, Reaper, Seat};
 use crate::runtime::{Clearing, CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
@@ -114,7 +116,7 @@ impl Supervisor {
         let (mut supervisor, stdio, mode) = Self::new(launching);
         let (last_words, words_to_come) = watch::channel(None);
         let made = tokio::select! {
-            made = supervisor.make(stdio, mode) => made,
+            made = supervisor.make(stdio, mode, &sender) => made,
             _ = cancelled => Err(StartError::Cancelled),
         };
         let opened = made.and_then(|made| Ok((made, supervisor.listen()?)));
@@ -179,7 +181,13 @@ impl Supervisor {
     }
 
     /// Calls the runtime and takes over what it has made.
-    async fn make(&mut self, stdio: StdioPlan, mode: Mode) -> Result<Made, StartError> {
+    async fn make(
+        &mut self,
+        stdio: StdioPlan,
+        mode: Mode,
+        commands: &mpsc::Sender<Command>,
+    ) -> Result<Made, StartError> {
+        let log = self.open_log(commands)?;
         // From here on the statuses of processes that we did not start are kept: the container may be dead before
         // its pid is known.
         let _window = self.reaper.open_window();
@@ -221,8 +229,23 @@ impl Supervisor {
         self.container.write_record(&self.record)?;
         let terminal =
             master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-        let pumps = Pumps::start(ours, stdio, master).map_err(supervision("no threads for its streams"))?;
+        let pumps = Pumps::start(ours, stdio, master, log.as_ref())
+            .map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
+    }
+
+    /// Opens the container's log, if it is to have one, before there is anything to write into it.
+    fn open_log(&self, commands: &mpsc::Sender<Command>) -> Result<Option<Arc<SharedLog>>, StartError> {
+        let Some(config) = self.record.log else { return Ok(None) };
+        let writer = LogWriter::open(&self.state.logs_of(&self.container.id), config)
+            .map_err(supervision("its log cannot be opened"))?;
+        let commands = commands.clone();
+        let stop = move || {
+            let request = Request::Stop { signal: None, grace_ms: None, by: AskedBy::LogFull };
+            // A queue that is full is asked again with the next output.
+            let _ = commands.try_send(Command { request, reply: oneshot::channel().0 });
+        };
+        Ok(Some(SharedLog::new(writer, config.on_full, Box::new(stop))))
     }
 
     pub(super) fn has_started(&mut self) {

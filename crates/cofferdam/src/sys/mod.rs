@@ -4,12 +4,14 @@
 //! Not here: decisions. A function of this module is one system call, or one protocol of the kernel.
 
 mod descriptors;
+mod folder_watch;
 mod namespace;
 mod pidfd;
 mod signal_fd;
 mod wait;
 
 pub(crate) use descriptors::keep_from_children;
+pub(crate) use folder_watch::FolderWatch;
 pub(crate) use namespace::{NamespaceKind, namespace_kind, with_fresh_network_namespace};
 pub(crate) use pidfd::PidFd;
 pub(crate) use signal_fd::send_signal;

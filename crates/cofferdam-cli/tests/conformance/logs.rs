@@ -1,0 +1,198 @@
+//! Logs: every line once and in order, byte for byte, also from a full disk on, and read while they are written.
+
+use std::io::Write;
+
+use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
+use serde_json::Value;
+
+use crate::endings::SmallDisk;
+use crate::{Case, case};
+
+pub(crate) const CASES: &[Case] = &[
+    case("logs::both_streams_in_order", both_streams_in_order),
+    case("logs::bytes_stay_what_they_are", bytes_stay_what_they_are),
+    case("logs::who_follows_sees_all_of_it", who_follows_sees_all_of_it),
+    case("logs::files_are_bounded", files_are_bounded).only(is_one_of_each),
+    case("logs::what_is_not_kept_is_said_to_be", what_is_not_kept_is_said_to_be).only(is_one_of_each),
+    case("logs::a_full_disk_leaves_a_counted_gap", a_full_disk_leaves_a_counted_gap).only(is_one_of_each),
+    case("logs::a_full_disk_can_hold_the_container_up", a_full_disk_can_hold_it_up).only(is_one_of_each),
+    case("logs::a_full_disk_can_stop_the_container", a_full_disk_can_stop_it).only(is_one_of_each),
+];
+
+fn is_one_of_each(choice: &Choice) -> bool {
+    matches!(choice, Choice::Runc | Choice::Runsc(RUNSC_DEBIAN))
+}
+
+/// Prints numbered lines to both streams.
+fn numbers(count: u32) -> String {
+    format!("i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo out $i; echo err $i >&2; done")
+}
+
+fn expect_numbers(text: &str, word: &str, count: u32) {
+    let expected: Vec<String> = (1..=count).map(|number| format!("{word} {number}")).collect();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines == expected, "{} lines, from {:?} to {:?}", lines.len(), lines.first(), lines.last());
+}
+
+fn both_streams_in_order(lab: &Lab) {
+    for driver in ["cri", "json-file"] {
+        let id = lab.run_detached(&["--log-driver", driver], &["sh", "-c", &numbers(500)]);
+        assert_eq!(lab.cofferdam(&["wait", &id]).text(), "0");
+        let done = lab.cofferdam(&["logs", &id]).expect_code(0);
+        expect_numbers(&done.text(), "out", 500);
+        expect_numbers(&done.stderr, "err", 500);
+        let tail = lab.cofferdam(&["logs", "--tail", "1", "--timestamps", &id]).expect_code(0);
+        let last = format!("{}{}", tail.text(), tail.stderr);
+        let (time, line) = last.trim_end().split_once(' ').unwrap();
+        assert!(time.parse::<jiff::Timestamp>().is_ok() && line.ends_with(" 500"), "{last}");
+        assert_eq!(
+            lab.cofferdam(&["logs", "--since", "2999-01-01T00:00:00Z", &id]).expect_code(0).text(),
+            ""
+        );
+        assert_eq!(lab.cofferdam(&["logs", "--until", "1h", &id]).expect_code(0).text(), "");
+        drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+        lab.expect_clean();
+    }
+}
+
+fn bytes_stay_what_they_are(lab: &Lab) {
+    // No line's end at the end, bytes that are no text, and a line longer than an entry.
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).chain([b'x'; 100_000]).collect();
+    std::fs::write(lab.rootfs.join("data/bytes"), &bytes).unwrap();
+    for driver in ["cri", "json-file"] {
+        let id = lab.run_detached(&["--log-driver", driver], &["cat", "/data/bytes"]);
+        assert_eq!(lab.cofferdam(&["wait", &id]).text(), "0");
+        let done = lab.cofferdam(&["logs", &id]).expect_code(0);
+        assert!(done.stdout == bytes, "{driver}: {} bytes of {}", done.stdout.len(), bytes.len());
+        drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    }
+    lab.expect_clean();
+}
+
+fn who_follows_sees_all_of_it(lab: &Lab) {
+    let script = format!("{}; sleep 0.3; echo out 301; exit 7", numbers(300));
+    let id = lab.run_detached(&["--rm", "--log-opt", "max-size=64k"], &["sh", "-c", &script]);
+    let followers: Vec<Running> =
+        (0..3).map(|_| Running::start(lab.command(["logs", "--follow", id.as_str()]))).collect();
+    for follower in followers {
+        // It ends with the container, also when that is forgotten at its end.
+        expect_numbers(&follower.finish().expect_code(0).text(), "out", 301);
+    }
+    lab.expect_clean();
+}
+
+fn files_are_bounded(lab: &Lab) {
+    let options = ["--log-opt", "max-size=64k", "--log-opt", "max-file=3"];
+    let id = lab.run_detached(&options, &["sh", "-c", &numbers(5000)]);
+    assert_eq!(lab.cofferdam(&["wait", &id]).text(), "0");
+    let files: Vec<u64> = std::fs::read_dir(lab.state().join("logs").join(&id))
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .collect();
+    assert!(files.len() == 3 && files.iter().all(|size| *size <= 64 << 10), "{files:?}");
+    let done = lab.cofferdam(&["logs", &id]).expect_code(0);
+    let lines: Vec<u32> = done.text().lines().map(|line| line[4..].parse().unwrap()).collect();
+    assert!(lines.windows(2).all(|pair| pair[1] == pair[0] + 1) && lines.last() == Some(&5000));
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn what_is_not_kept_is_said_to_be(lab: &Lab) {
+    let id = lab.run_detached(&["--log-driver", "none"], &["echo", "x"]);
+    drop(lab.cofferdam(&["logs", &id]).expect_error("E0507"));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    for options in [
+        &["--log-driver", "syslog"][..],
+        &["--log-opt", "max-size=1"],
+        &["--log-opt", "max-file=0"],
+        &["--log-opt", "on-full=explode"],
+        &["--log-opt", "tag=x"],
+        &["--log-opt", "max-size"],
+    ] {
+        let options: Vec<&str> = ["--detach"].iter().chain(options).copied().collect();
+        drop(lab.run(&options, &["true"]).expect_error("E0101"));
+    }
+    drop(lab.run(&["--log-driver", "cri"], &["true"]).expect_error("E0101"));
+    lab.expect_clean();
+}
+
+/// A container that writes a line every now and then until it is told to end with code 7, and then a last one.
+const CHATTY: &str = "trap 'echo last; exit 7' USR1; touch /data/ready; \
+                      while :; do echo 0123456789012345678901234567890123456789; sleep 0.01; done";
+
+fn start_chatty(lab: &Lab, on_full: &str) -> String {
+    let option = format!("on-full={on_full}");
+    let id = lab.run_detached(&["--log-opt", &option], &["sh", "-c", CHATTY]);
+    eventually("it writes", || lab.rootfs.join("data/ready").exists());
+    id
+}
+
+/// Whether a log does not grow.
+fn is_still(lab: &Lab, id: &str) -> bool {
+    let size = || std::fs::metadata(lab.state().join("logs").join(id).join("log")).unwrap().len();
+    let before = size();
+    std::thread::park_timeout(std::time::Duration::from_millis(300));
+    size() == before
+}
+
+fn dropped(report: &Value) -> u64 {
+    report["stdio"]["dropped_bytes"].as_u64().unwrap()
+}
+
+fn a_full_disk_leaves_a_counted_gap(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    let id = start_chatty(lab, "drop");
+    let filler = disk.fill();
+    eventually("nothing comes any more", || {
+        let mut file = std::fs::OpenOptions::new().append(true).open(&filler).unwrap();
+        while file.write_all(&[0; 64]).is_ok() {}
+        is_still(lab, &id)
+    });
+    assert_eq!(lab.inspect(&id)["state"]["status"], "running");
+    std::fs::remove_file(filler).unwrap();
+    eventually("it comes again", || !is_still(lab, &id));
+    drop(lab.cofferdam(&["kill", "--signal", "USR1", &id]).expect_code(0));
+    let report = lab.report(&id);
+    assert_eq!(report["cause"]["code"], 7, "{report:#}");
+    assert!(dropped(&report) > 0, "{report:#}");
+    let done = lab.cofferdam(&["logs", &id]).expect_code(0);
+    assert!(done.stderr.contains("bytes of output are missing here: No space left"), "{}", done.stderr);
+    assert!(done.text().lines().all(|line| line.len() == 40 || line == "last"), "whole lines only");
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}
+
+fn a_full_disk_can_hold_it_up(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    let lines = 20_000;
+    let id = lab.run_detached(&["--log-opt", "on-full=block"], &["sh", "-c", &numbers(lines)]);
+    let filler = disk.fill();
+    eventually("nothing comes any more", || is_still(lab, &id));
+    assert_eq!(lab.inspect(&id)["state"]["status"], "running");
+    std::fs::remove_file(filler).unwrap();
+    // The log does not fit the disk as a whole: what is lost then is told.
+    drop(lab.cofferdam(&["stop", "-t", "0", &id]).expect_code(0));
+    let done = lab.cofferdam(&["logs", &id]).expect_code(0);
+    let count = u32::try_from(done.text().lines().count()).unwrap();
+    expect_numbers(&done.text(), "out", count);
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}
+
+fn a_full_disk_can_stop_it(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    let id = lab.run_detached(
+        &["--log-opt", "on-full=stop", "--stop-timeout", "0"],
+        &["sh", "-c", "while :; do echo 0123456789012345678901234567890123456789; done"],
+    );
+    let filler = disk.fill();
+    let report = lab.report(&id);
+    assert_eq!(report["asked_by"], "log_full", "{report:#}");
+    std::fs::remove_file(filler).unwrap();
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}

@@ -1,0 +1,253 @@
+//! Reading a container's log: from its oldest file on, across the beginning of new ones, also while it is written.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::{LogEntry, LogFormat, decode, file_at};
+
+/// Files that are looked for at most; a writer keeps fewer.
+const FILES_LIMIT: u32 = 1000;
+/// The longest line that is taken for an entry, in bytes: one of [`super::ENTRY_LIMIT_BYTES`], with each byte escaped.
+const LINE_LIMIT: u64 = 256 << 10;
+
+/// Which entries are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadLimits {
+    /// Those of this moment and later.
+    pub since: Option<Timestamp>,
+    /// Those of this moment and earlier.
+    pub until: Option<Timestamp>,
+    /// This many lines at the end of those that are there.
+    pub tail: Option<usize>,
+}
+
+/// Reads the entries of one log in order.
+#[derive(Debug)]
+pub struct LogReader {
+    folder: PathBuf,
+    format: LogFormat,
+    limits: ReadLimits,
+    current: Option<Current>,
+    /// Entries that were read ahead for [`ReadLimits::tail`].
+    ahead: VecDeque<LogEntry>,
+    /// Lines that are no entries.
+    damaged: u64,
+}
+
+/// The file that is being read.
+#[derive(Debug)]
+struct Current {
+    file: BufReader<File>,
+    inode: u64,
+    /// The end of the last whole line, in bytes.
+    position: u64,
+}
+
+impl ReadLimits {
+    fn takes(&self, entry: &LogEntry) -> bool {
+        self.since.is_none_or(|since| entry.time >= since)
+            && self.until.is_none_or(|until| entry.time <= until)
+    }
+}
+
+impl LogReader {
+    /// Opens the log in a folder, at its oldest entry that is wanted.
+    ///
+    /// # Errors
+    /// What the file system returns. A folder without a file is an empty log.
+    pub fn open(folder: &Path, format: LogFormat, limits: ReadLimits) -> io::Result<Self> {
+        let (folder, current) = (folder.to_owned(), None);
+        let mut reader = Self { folder, format, limits, current, ahead: VecDeque::new(), damaged: 0 };
+        if let Some(tail) = limits.tail {
+            reader.read_tail(tail)?;
+        }
+        Ok(reader)
+    }
+
+    /// The next entry that is wanted; `None` when there is none now. More may come as long as the log is written.
+    ///
+    /// # Errors
+    /// What the file system returns.
+    pub fn next_entry(&mut self) -> io::Result<Option<LogEntry>> {
+        if let Some(entry) = self.ahead.pop_front() {
+            return Ok(Some(entry));
+        }
+        while let Some(line) = self.next_line()? {
+            match decode(self.format, &line) {
+                Some(entry) if self.limits.takes(&entry) => return Ok(Some(entry)),
+                Some(_) => {}
+                None => self.damaged += 1,
+            }
+        }
+        Ok(None)
+    }
+
+    /// How many lines were passed over because they are no entries.
+    #[must_use]
+    pub fn damaged(&self) -> u64 {
+        self.damaged
+    }
+
+    fn read_tail(&mut self, tail: usize) -> io::Result<()> {
+        let mut kept = VecDeque::new();
+        let mut lines = 0_usize;
+        while let Some(entry) = self.next_entry()? {
+            lines += usize::from(entry.ends_line);
+            kept.push_back(entry);
+            let is_open = kept.back().is_some_and(|entry: &LogEntry| !entry.ends_line);
+            while lines + usize::from(is_open) > tail {
+                match kept.pop_front() {
+                    Some(entry) => lines -= usize::from(entry.ends_line),
+                    None => break,
+                }
+            }
+        }
+        self.ahead = kept;
+        Ok(())
+    }
+
+    /// The next whole line of the files, without its end.
+    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if self.current.is_none() {
+                self.current = self.oldest()?;
+            }
+            let Some(current) = &mut self.current else { return Ok(None) };
+            if let Some(line) = current.line()? {
+                return Ok(Some(line));
+            }
+            let inode = current.inode;
+            let Some(newer) = self.newer_than(inode)? else { return Ok(None) };
+            // What was written between our look and the beginning of the newer file.
+            if let Some(line) = self.current.as_mut().map_or(Ok(None), Current::line)? {
+                return Ok(Some(line));
+            }
+            self.current = Some(newer);
+        }
+    }
+
+    fn oldest(&self) -> io::Result<Option<Current>> {
+        let last = (0..FILES_LIMIT).take_while(|age| file_at(&self.folder, *age).exists()).last();
+        // Between two renames of the writer the newest may be missing.
+        let last = last.or_else(|| file_at(&self.folder, 1).exists().then_some(1));
+        last.map_or(Ok(None), |age| Current::open(&file_at(&self.folder, age)))
+    }
+
+    /// The file that was begun after the one with this inode; `None` when that is the newest.
+    fn newer_than(&self, inode: u64) -> io::Result<Option<Current>> {
+        let age_of_ours = (0..FILES_LIMIT)
+            .map(|age| (age, std::fs::metadata(file_at(&self.folder, age))))
+            // One gap is the writer's, between two renames.
+            .take_while(|(age, metadata)| metadata.is_ok() || *age == 0)
+            .find(|(_, metadata)| metadata.as_ref().is_ok_and(|metadata| metadata.ino() == inode))
+            .map(|(age, _)| age);
+        match age_of_ours {
+            Some(0) => Ok(None),
+            Some(age) => Current::open(&file_at(&self.folder, age - 1)),
+            // It has been removed since, and with it perhaps others that we have not read.
+            None => self.oldest(),
+        }
+    }
+}
+
+impl Current {
+    fn open(path: &Path) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let inode = file.metadata()?.ino();
+        Ok(Some(Self { file: BufReader::with_capacity(64 << 10, file), inode, position: 0 }))
+    }
+
+    /// The next whole line. A part of one is left where it is: the writer may be in it, or take it back.
+    fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let count = io::Read::take(&mut self.file, LINE_LIMIT).read_until(b'\n', &mut line)? as u64;
+        if line.pop_if(|byte| *byte == b'\n').is_some() || count == LINE_LIMIT {
+            self.position += count;
+            return Ok(Some(line));
+        }
+        self.file.seek(SeekFrom::Start(self.position))?;
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogConfig, LogWriter, OnFull, Stream};
+    use super::*;
+
+    fn writer(folder: &Path, max_bytes: u64) -> LogWriter {
+        let config = LogConfig { format: LogFormat::Cri, max_bytes, max_files: 1000, on_full: OnFull::Drop };
+        LogWriter::open(folder, config).unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn rest(reader: &mut LogReader) -> Vec<String> {
+        let entries = std::iter::from_fn(|| reader.next_entry().unwrap());
+        entries.map(|entry| String::from_utf8(entry.bytes).unwrap()).collect()
+    }
+
+    #[test]
+    fn entries_come_in_order_across_files_while_they_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut reader = LogReader::open(folder.path(), LogFormat::Cri, ReadLimits::default()).unwrap();
+        assert!(reader.next_entry().unwrap().is_none(), "an empty log");
+        let mut writer = writer(folder.path(), 300);
+        let mut read = Vec::new();
+        let lines: Vec<String> = (0..200).map(|n| format!("line {n}")).collect();
+        for (number, line) in lines.iter().enumerate() {
+            writer.write(at(1), Stream::Stdout, format!("{line}\n").as_bytes()).unwrap();
+            // Sometimes the reader is a file or more behind.
+            if number % 17 == 0 {
+                read.extend(rest(&mut reader));
+            }
+        }
+        read.extend(rest(&mut reader));
+        assert_eq!(read, lines);
+        assert!(std::fs::read_dir(folder.path()).unwrap().count() > 10);
+        let mut late = LogReader::open(folder.path(), LogFormat::Cri, ReadLimits::default()).unwrap();
+        assert_eq!(rest(&mut late), lines);
+    }
+
+    #[test]
+    fn the_last_lines_and_those_of_a_time_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer(folder.path(), 200);
+        for second in 0..20 {
+            writer.write(at(second), Stream::Stdout, format!("{second}\n").as_bytes()).unwrap();
+        }
+        writer.write(at(20), Stream::Stdout, b"open").unwrap();
+        let read = |limits| rest(&mut LogReader::open(folder.path(), LogFormat::Cri, limits).unwrap());
+        let tail = |tail| read(ReadLimits { tail: Some(tail), ..ReadLimits::default() });
+        assert_eq!(tail(3), ["18", "19", "open"]);
+        assert_eq!(tail(1), ["open"]);
+        assert_eq!(tail(0), Vec::<String>::new());
+        assert_eq!(tail(1000).len(), 21);
+        let limits = ReadLimits { since: Some(at(5)), until: Some(at(7)), tail: None };
+        assert_eq!(read(limits), ["5", "6", "7"]);
+    }
+
+    #[test]
+    fn a_part_of_a_line_is_not_an_entry_yet_and_garbage_is_passed_over() {
+        use std::io::Write;
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = std::fs::File::create(file_at(folder.path(), 0)).unwrap();
+        file.write_all(b"garbage\n\n1970-01-01T00:00:00Z stdout F o").unwrap();
+        let mut reader = LogReader::open(folder.path(), LogFormat::Cri, ReadLimits::default()).unwrap();
+        assert!(rest(&mut reader).is_empty());
+        file.write_all(b"ne\n").unwrap();
+        assert_eq!(rest(&mut reader), ["one"]);
+        assert_eq!(reader.damaged(), 2);
+    }
+}

@@ -1,0 +1,196 @@
+//! Writing a container's log: whole entries, files of a bounded size, and gaps that are counted.
+
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::format::Head;
+use super::{ENTRY_LIMIT_BYTES, LogConfig, Stream, file_at};
+
+/// Writes the log of one container. One writer a log.
+#[derive(Debug)]
+pub(crate) struct LogWriter {
+    config: LogConfig,
+    folder: PathBuf,
+    file: std::fs::File,
+    /// Size of the file, in bytes.
+    size: u64,
+    /// Bytes of output that are not in the log since the last entry that is, and why.
+    gap: Option<Gap>,
+    /// Entries on their way to the file.
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Gap {
+    bytes: u64,
+    why: io::Error,
+}
+
+impl LogWriter {
+    /// Makes the folder of a container's logs and opens the newest file.
+    ///
+    /// # Errors
+    /// What the file system returns.
+    pub(crate) fn open(folder: &Path, config: LogConfig) -> io::Result<Self> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let file = open_file(&file_at(folder, 0))?;
+        let size = file.metadata()?.len();
+        Ok(Self { config, folder: folder.to_owned(), file, size, gap: None, buffer: Vec::new() })
+    }
+
+    /// Writes what was read from a stream at one moment.
+    ///
+    /// # Errors
+    /// What the file system returns; none of it is in the log then, and the caller says with [`LogWriter::miss`] if it
+    /// is given up.
+    pub(crate) fn write(&mut self, time: Timestamp, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        if let Some(gap) = &self.gap {
+            let words = format!("cofferdam: {} bytes of output are missing here: {}", gap.bytes, gap.why);
+            Head::new(self.config.format, time, Stream::Stderr).encode(words.as_bytes(), true, &mut buffer);
+        }
+        let head = Head::new(self.config.format, time, stream);
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (line, ends_line) = match line.strip_suffix(b"\n") {
+                Some(line) => (line, true),
+                None => (line, false),
+            };
+            let mut rest = line;
+            while rest.len() > ENTRY_LIMIT_BYTES {
+                let (piece, more) = rest.split_at(ENTRY_LIMIT_BYTES);
+                head.encode(piece, false, &mut buffer);
+                rest = more;
+            }
+            head.encode(rest, ends_line, &mut buffer);
+        }
+        let written = self.append(&buffer);
+        self.buffer = buffer;
+        if written.is_ok() {
+            self.gap = None;
+        }
+        written
+    }
+
+    /// Counts output that is given up, because of an error of [`LogWriter::write`].
+    pub(crate) fn miss(&mut self, bytes: usize, why: io::Error) {
+        let before = self.gap.take().map_or(0, |gap| gap.bytes);
+        if before == 0 {
+            tracing::warn!(folder = %self.folder.display(), error = %why, "output of the container cannot be logged");
+        }
+        self.gap = Some(Gap { bytes: before.saturating_add(bytes as u64), why });
+    }
+
+    /// Appends whole entries, or nothing.
+    fn append(&mut self, entries: &[u8]) -> io::Result<()> {
+        if self.size > 0 && self.size.saturating_add(entries.len() as u64) > self.config.max_bytes {
+            self.rotate()?;
+        }
+        match self.file.write_all(entries) {
+            Ok(()) => {
+                self.size += entries.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                // What has come of it must not be taken for an entry.
+                self.file.set_len(self.size)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins another file. Whoever reads the old one still has it.
+    fn rotate(&mut self) -> io::Result<()> {
+        let last = self.config.max_files.saturating_sub(1);
+        if last == 0 {
+            // A new file and not an empty one: a reader must not find other bytes where it has been.
+            std::fs::remove_file(file_at(&self.folder, 0))?;
+        }
+        for age in (0..last).rev() {
+            match std::fs::rename(file_at(&self.folder, age), file_at(&self.folder, age + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.file = open_file(&file_at(&self.folder, 0))?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+fn open_file(path: &Path) -> io::Result<std::fs::File> {
+    std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{LogFormat, OnFull, decode};
+    use super::*;
+
+    fn config(max_bytes: u64, max_files: u32) -> LogConfig {
+        LogConfig { format: LogFormat::Cri, max_bytes, max_files, on_full: OnFull::Drop }
+    }
+
+    /// The bytes of a stream in a file.
+    fn bytes_in(path: &Path) -> Vec<u8> {
+        let text = std::fs::read(path).unwrap_or_default();
+        let entries = text.split(|byte| *byte == b'\n').filter_map(|line| decode(LogFormat::Cri, line));
+        entries
+            .flat_map(|entry| {
+                let end: &[u8] = if entry.ends_line { b"\n" } else { b"" };
+                [entry.bytes.as_slice(), end].concat()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn lines_parts_and_long_lines_keep_their_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(folder.path(), config(u64::MAX, 1)).unwrap();
+        let long = vec![b'x'; 100_000];
+        let pieces: [&[u8]; 6] = [b"a\nb", b"", b"c\n\n", &long, b"\n\xff\0 no end", b"\r"];
+        for piece in pieces {
+            writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, piece).unwrap();
+        }
+        let path = file_at(folder.path(), 0);
+        assert_eq!(bytes_in(&path), pieces.concat());
+        let longest =
+            std::fs::read(path).unwrap().split(|byte| *byte == b'\n').map(<[u8]>::len).max().unwrap();
+        assert!(longest < ENTRY_LIMIT_BYTES + 64, "{longest}");
+    }
+
+    #[test]
+    fn files_are_bounded_in_size_and_number_and_nothing_is_lost_between_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(folder.path(), config(1000, 3)).unwrap();
+        let lines: Vec<String> = (0..100).map(|n| format!("line {n}\n")).collect();
+        for line in &lines {
+            writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, line.as_bytes()).unwrap();
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        let kept: Vec<u8> = (0..3).rev().flat_map(|age| bytes_in(&file_at(folder.path(), age))).collect();
+        let all = lines.concat().into_bytes();
+        assert!(all.ends_with(&kept) && kept.len() > 200, "the newest, whole");
+        assert!((0..3).all(|age| std::fs::metadata(file_at(folder.path(), age)).unwrap().len() <= 1000));
+    }
+
+    #[test]
+    fn a_gap_is_counted_and_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(folder.path(), config(u64::MAX, 1)).unwrap();
+        writer.miss(5, io::Error::from_raw_os_error(libc::ENOSPC));
+        writer.miss(7, io::Error::from_raw_os_error(libc::ENOSPC));
+        writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, b"on\n").unwrap();
+        writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, b"and on\n").unwrap();
+        let text = String::from_utf8(bytes_in(&file_at(folder.path(), 0))).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(
+            lines[0].starts_with("cofferdam: 12 bytes of output are missing here: No space left"),
+            "{text}"
+        );
+        assert_eq!(lines[1..], ["on", "and on"]);
+    }
+}
