@@ -12,6 +12,7 @@ use cofferdam::request::LogRequest;
 use jiff::Timestamp;
 
 use crate::args::{LaunchArgs, LimitArgs, Tail, duration, moment, refuse, tail};
+use crate::detach_keys::DetachKeys;
 use crate::output::CliError;
 
 /// Runs untrusted and GPU workloads in containers: one lifecycle over runc, crun, youki and gVisor, and the truth
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     /// Run another command in a running container
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(ExecArgs),
+    /// Take part in the streams of a container in the background, and end with its exit code
+    Attach(AttachArgs),
     /// Print what a container in the background has written
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
@@ -156,7 +159,7 @@ pub(crate) struct RunArgs {
     /// Run in the background and print the id
     #[arg(short, long, help_heading = None)]
     pub(crate) detach: bool,
-    /// Pass standard input on
+    /// Pass standard input on; in the background, that of whoever attaches
     #[arg(short, long, help_heading = None)]
     pub(crate) interactive: bool,
     /// Give the container a terminal
@@ -187,6 +190,12 @@ pub(crate) struct RunArgs {
 pub(crate) struct CreateArgs {
     #[command(flatten)]
     pub(crate) launch: LaunchArgs,
+    /// Take the standard input of whoever attaches
+    #[arg(short, long, help_heading = None)]
+    pub(crate) interactive: bool,
+    /// Give the container a terminal
+    #[arg(short, long, help_heading = None)]
+    pub(crate) tty: bool,
     /// Forget the container once it has ended
     #[arg(long, help_heading = None)]
     pub(crate) rm: bool,
@@ -245,6 +254,21 @@ impl LogArgs {
             options: self.log_opt.iter().map(option).collect::<Result<_, _>>()?,
         })
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Send it no input
+    #[arg(long)]
+    pub(crate) no_stdin: bool,
+    /// Do not pass signals on; INT and TERM then end the attachment only
+    #[arg(long)]
+    pub(crate) no_sig_proxy: bool,
+    /// Keys that end the attachment and leave the container alone
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q")]
+    pub(crate) detach_keys: DetachKeys,
+    /// Name, id, or the beginning of an id
+    pub(crate) container: String,
 }
 
 #[derive(Debug, Args)]

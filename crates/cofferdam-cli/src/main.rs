@@ -7,6 +7,7 @@ mod args;
 mod cli;
 mod commands;
 mod context;
+mod detach_keys;
 mod filter;
 mod forward;
 mod output;

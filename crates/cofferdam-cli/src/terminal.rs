@@ -65,11 +65,18 @@ pub(crate) fn stdin_is_terminal() -> bool {
     io::stdin().is_terminal()
 }
 
+/// The size of the caller's terminal, in lines and columns; `None` without one.
+pub(crate) fn own_size() -> Option<(u16, u16)> {
+    window_size().map(|size| (size.ws_row, size.ws_col))
+}
+
+fn window_size() -> Option<Winsize> {
+    [tcgetwinsize(io::stdin()), tcgetwinsize(io::stdout())].into_iter().find_map(Result::ok)
+}
+
 /// Gives a container's terminal the size of the caller's.
 pub(crate) fn copy_size(terminal: impl AsFd) {
-    let own: Option<Winsize> =
-        [tcgetwinsize(io::stdin()), tcgetwinsize(io::stdout())].into_iter().find_map(Result::ok);
-    if let Some(size) = own {
+    if let Some(size) = window_size() {
         // The container may have ended.
         let _ = tcsetwinsize(terminal, size);
     }

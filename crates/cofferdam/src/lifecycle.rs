@@ -50,6 +50,8 @@ pub enum Verb {
     Update,
     /// List its processes.
     Top,
+    /// Take part in its streams.
+    Attach,
     /// Forget it.
     Remove,
 }
@@ -95,7 +97,9 @@ impl Status {
             Verb::Start => self == Self::Created,
             Verb::Exec | Verb::Pause => self == Self::Running,
             Verb::Resume => self == Self::Paused,
-            Verb::Kill | Verb::Update => matches!(self, Self::Created | Self::Running | Self::Paused),
+            Verb::Kill | Verb::Update | Verb::Attach => {
+                matches!(self, Self::Created | Self::Running | Self::Paused)
+            }
             Verb::Top => matches!(self, Self::Running | Self::Paused),
             Verb::Stop => self != Self::Creating,
             Verb::Remove => self == Self::Stopped,
@@ -143,6 +147,7 @@ impl fmt::Display for Verb {
             Self::Pause => "pause",
             Self::Resume => "unpause",
             Self::Update => "update",
+            Self::Attach => "attach to",
             Self::Top => "list the processes of",
             Self::Remove => "remove",
         })
@@ -176,6 +181,7 @@ mod tests {
             Verb::Resume,
             Verb::Update,
             Verb::Top,
+            Verb::Attach,
             Verb::Remove,
         ] {
             assert!(STATES.iter().any(|status| status.allows(verb)), "{verb}");

@@ -95,7 +95,7 @@ async fn a_report_comes_back(place: &Place) {
 
 async fn output_goes_where_it_is_wanted(place: &Place) {
     let (mut reader, writer) = std::io::pipe().unwrap();
-    let stdio = StdioPlan { stdin: None, stdout: Some(OwnedFd::from(writer)), stderr: None };
+    let stdio = StdioPlan { stdout: Some(OwnedFd::from(writer)), ..StdioPlan::discard() };
     let prepared = place.launcher.prepare(place.request(&["echo", "hello"])).unwrap();
     let container = place.launcher.run(prepared, stdio, std::future::pending()).await.unwrap();
     assert_eq!(container.wait().await.unwrap().stdio.stdout_bytes, 6);

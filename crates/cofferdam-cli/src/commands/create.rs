@@ -15,8 +15,22 @@ use crate::output::{CliError, print, warn};
 pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
     let mut request = args.launch.request(&args.command)?;
     (request.remove, request.log) = (args.rm, Some(args.log.request()?));
+    request.terminal = args.tty;
     let config = args.launch.runtime.config(context)?;
-    detached(context, config, request, false, &args.streams, args.cidfile.as_deref()).await
+    if args.interactive && args.streams.stdin.is_some() {
+        return Err(refuse("--interactive", "its input comes from --stdin already"));
+    }
+    let background = Background { start: false, streams: &args.streams, interactive: args.interactive };
+    detached(context, config, request, background, args.cidfile.as_deref()).await
+}
+
+/// How a container is in the background.
+pub(super) struct Background<'a> {
+    /// Whether its process is started too.
+    pub(super) start: bool,
+    pub(super) streams: &'a StreamArgs,
+    /// Whether whoever attaches can send it input.
+    pub(super) interactive: bool,
 }
 
 /// Makes a container in the background, and prints its id.
@@ -24,14 +38,15 @@ pub(super) async fn detached(
     context: &Context,
     config: RuntimeConfig,
     launch: LaunchRequest,
-    start: bool,
-    streams: &StreamArgs,
+    background: Background<'_>,
     cidfile: Option<&Path>,
 ) -> Result<u8, CliError> {
     let cidfile = cidfile.map(IdFile::reserve).transpose()?;
-    let mut request = MonitorRequest::new(context.engine.state().path(), config, launch, start);
+    let mut request = MonitorRequest::new(context.engine.state().path(), config, launch, background.start);
+    let streams = background.streams;
     let file = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
     request.stdio = StdioFiles {
+        interactive: background.interactive,
         stdin: file(&streams.stdin)?,
         stdout: file(&streams.stdout)?,
         stderr: file(&streams.stderr)?,

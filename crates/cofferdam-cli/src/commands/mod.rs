@@ -1,5 +1,6 @@
 //! One file a command, or a family of them.
 
+mod attach;
 mod create;
 mod doctor;
 mod exec;
@@ -43,6 +44,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Command::Wait(args) => wait::wait(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
+        Command::Attach(args) => attach::attach(&context, args).await,
         Command::Logs(args) => logs::logs(&context, args).await,
         Command::Kill(args) => signals::kill(&context, args).await,
         Command::Stop(args) => signals::stop(&context, args).await,

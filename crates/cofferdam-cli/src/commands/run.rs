@@ -11,7 +11,7 @@ use cofferdam::supervise::stdio::StdioPlan;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::create::{IdFile, detached};
+use super::create::{Background, IdFile, detached};
 use crate::args::refuse;
 use crate::cli::RunArgs;
 use crate::context::Context;
@@ -27,13 +27,11 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
     }
     let config = args.launch.runtime.config(context)?;
     if args.detach && !args.dry_run {
-        if args.interactive {
-            return Err(refuse(
-                "--interactive",
-                "a container in the background has no caller to read from; use --stdin",
-            ));
+        if args.interactive && args.streams.stdin.is_some() {
+            return Err(refuse("--interactive", "its input comes from --stdin already"));
         }
-        return detached(context, config, request, true, &args.streams, args.cidfile.as_deref()).await;
+        let background = Background { start: true, streams: &args.streams, interactive: args.interactive };
+        return detached(context, config, request, background, args.cidfile.as_deref()).await;
     }
     check_streams(&args)?;
     let mut clock = Clock::start();
@@ -154,7 +152,7 @@ fn pass_on(commands: &mpsc::Sender<SupervisorCommand>, signal: Signal, patience:
 }
 
 /// Says how the container ended, where that is not plain, and gives the exit code.
-fn conclude(report: &ExitReport) -> u8 {
+pub(super) fn conclude(report: &ExitReport) -> u8 {
     if let Some(line) = report.death_line() {
         note(line);
     }

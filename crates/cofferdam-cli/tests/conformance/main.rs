@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
+mod attach;
 mod bulk;
 mod deaths;
 mod endings;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         deaths::CASES,
         endings::CASES,
         logs::CASES,
+        attach::CASES,
         faults::CASES,
         bulk::CASES,
     ];

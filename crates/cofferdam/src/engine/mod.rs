@@ -4,6 +4,7 @@
 //! record, or ends the container and says what can still be known (`orphan`).
 //! Not here: making containers (`launch`), and containers that are not ours (`inventory` only lists them).
 
+mod attach;
 mod exec;
 mod held;
 mod inventory;

@@ -54,6 +54,9 @@ pub struct MonitorRequest {
 pub struct StdioFiles {
     /// Standard input; empty without it.
     pub stdin: Option<PathBuf>,
+    /// Take standard input from whoever attaches, instead.
+    #[serde(default)]
+    pub interactive: bool,
     /// Standard output.
     pub stdout: Option<PathBuf>,
     /// Standard error.
@@ -282,10 +285,16 @@ fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
         rustix::io::ioctl_fionbio(&file, false).map_err(|errno| failed(errno.into()))?;
         Ok(Some(file.into()))
     };
+    let plan = if files.interactive {
+        StdioPlan::interactive().map_err(MonitorError::Process)?
+    } else {
+        StdioPlan::discard()
+    };
     Ok(StdioPlan {
-        stdin: open(&files.stdin, true)?,
+        stdin: plan.stdin.map_or_else(|| open(&files.stdin, true), |stdin| Ok(Some(stdin)))?,
         stdout: open(&files.stdout, false)?,
         stderr: open(&files.stderr, false)?,
+        input: plan.input,
     })
 }
 

@@ -16,9 +16,9 @@ use crate::supervise::control::{Answer, Request, ask};
 /// How much longer than its grace an end may take, clean-up included.
 const ENDING_SLACK: Duration = Duration::from_secs(30);
 /// How long a supervisor may hold the lock of a container that has been made, without listening: it is ending it.
-const AWAY_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const AWAY_LIMIT: Duration = Duration::from_secs(5);
 /// How long after a look another one is taken.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What asking the supervisor led to.
 enum Asked {
@@ -44,8 +44,8 @@ impl Engine {
                 Ok(Some(Answer::Done)) => return Ok(Asked::Done),
                 Ok(Some(Answer::Ended(report))) => return Ok(Asked::Ended(report)),
                 Ok(Some(Answer::Failed(failure))) => return Err(failure.into()),
-                // It is being made, is ending, or has died: look again.
-                Ok(None) => None,
+                // It is being made, is ending, or has died: look again. Nobody attaches here.
+                Ok(None | Some(Answer::Attached { .. })) => None,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     return Err(EngineError::Unreachable { container: title, source: Some(error) });
                 }
@@ -86,15 +86,29 @@ impl Engine {
     /// # Errors
     /// [`EngineError`].
     pub async fn kill(&self, text: &str, signal: Signal, all: bool) -> Result<(), EngineError> {
+        self.kill_by(text, signal, all, AskedBy::Kill).await
+    }
+
+    /// Sends a signal on somebody's behalf.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn kill_by(
+        &self,
+        text: &str,
+        signal: Signal,
+        all: bool,
+        by: AskedBy,
+    ) -> Result<(), EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
         view.status().check(Verb::Kill, &title)?;
-        match self.ask(view, &Request::Kill { signal, all, by: AskedBy::Kill }).await? {
+        match self.ask(view, &Request::Kill { signal, all, by }).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Kill, title)),
             Asked::Orphan(view) => {
                 let scope = if all { KillScope::All } else { KillScope::Init };
-                self.signal_orphan(&view, signal, scope, AskedBy::Kill).await
+                self.signal_orphan(&view, signal, scope, by).await
             }
         }
     }
@@ -269,9 +283,11 @@ fn patience(record: &Record, request: &Request) -> Option<Duration> {
         }
         // Each is one call of the runtime, or two.
         Request::Start => Some(record.runtime.start_limit.saturating_add(QUERY_LIMIT)),
-        Request::Kill { .. } | Request::Pause | Request::Resume | Request::Update { .. } => {
-            Some(QUERY_LIMIT * 2)
-        }
+        Request::Kill { .. }
+        | Request::Pause
+        | Request::Resume
+        | Request::Update { .. }
+        | Request::Attach { .. } => Some(QUERY_LIMIT * 2),
     }
 }
 

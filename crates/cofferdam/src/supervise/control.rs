@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::frame::{Frame, write_frame};
+use super::hub::Hub;
 use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, ExitReport};
 use crate::lifecycle::{Status, Verb, WrongState};
@@ -65,6 +68,12 @@ pub enum Request {
         /// The new ones; what is `None` stays.
         limits: Limits,
     },
+    /// Hand the caller what the container writes from now on, and take his input. Only over the socket: after the answer
+    /// the two talk in [frames](super::frame).
+    Attach {
+        /// Whether the caller sends input.
+        input: bool,
+    },
     /// Answered with the report once the container has ended and been cleared away. The caller keeps its side of the
     /// connection open until then: one that has closed it is taken to have given up.
     Wait,
@@ -78,6 +87,13 @@ pub enum Answer {
     Done,
     /// The container has ended.
     Ended(Box<ExitReport>),
+    /// The caller is attached; frames follow.
+    Attached {
+        /// Whether the container has a terminal.
+        terminal: bool,
+        /// Whether it takes input.
+        takes_input: bool,
+    },
     /// It could not be done.
     Failed(Failure),
 }
@@ -111,6 +127,7 @@ impl Request {
             Self::Pause => Verb::Pause,
             Self::Resume => Verb::Resume,
             Self::Update { .. } => Verb::Update,
+            Self::Attach { .. } => Verb::Attach,
         };
         let container = report.title();
         Answer::Failed(Failure::of(&WrongState { container, verb, status: Status::Stopped }))
@@ -119,14 +136,19 @@ impl Request {
 
 /// Listens for callers and hands their requests on. After the container's end, those who have connected still get their
 /// answer; then it ends.
-pub(super) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, mut ended: LastWords) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    commands: mpsc::Sender<Command>,
+    hub: Arc<Hub>,
+    mut ended: LastWords,
+) {
     let mut callers = JoinSet::new();
     let let_in = {
         let ended = ended.clone();
         move |callers: &mut JoinSet<()>, stream| {
-            let (commands, ended) = (commands.clone(), ended.clone());
+            let (commands, hub, ended) = (commands.clone(), Arc::clone(&hub), ended.clone());
             callers.spawn(async move {
-                if let Err(error) = answer(stream, commands, ended).await {
+                if let Err(error) = answer(stream, commands, &hub, ended).await {
                     tracing::debug!(%error, "a caller of the control socket was lost");
                 }
             });
@@ -157,7 +179,12 @@ pub(super) async fn serve(listener: UnixListener, commands: mpsc::Sender<Command
     callers.join_all().await;
 }
 
-async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>, ended: LastWords) -> io::Result<()> {
+async fn answer(
+    stream: UnixStream,
+    commands: mpsc::Sender<Command>,
+    hub: &Hub,
+    mut ended: LastWords,
+) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     if peer != own && peer != 0 {
@@ -168,6 +195,21 @@ async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>, ended: Last
     let mut reader = BufReader::new(reader.take(REQUEST_LIMIT));
     tokio::time::timeout(CALLER_PATIENCE, reader.read_line(&mut line)).await??;
     let answer = match parse(&line) {
+        Ok(Request::Attach { input }) => {
+            let (takes_input, terminal) = hub.has();
+            write_answer(&mut writer, &Answer::Attached { terminal, takes_input }).await?;
+            // From here on there is no longest request.
+            reader.get_mut().set_limit(u64::MAX);
+            if hub.serve(&mut reader, &mut writer, input).await? {
+                has_ended(&mut ended).await;
+                let report = ended.borrow().as_deref().cloned();
+                if let Some(report) = report {
+                    let last = Frame::Ended(Box::new(report));
+                    tokio::time::timeout(CALLER_PATIENCE, write_frame(&mut writer, &last)).await??;
+                }
+            }
+            return Ok(());
+        }
         Ok(request) => {
             let answer = tokio::select! {
                 answer = hand_on(&request, &commands) => answer,
@@ -178,7 +220,11 @@ async fn answer(stream: UnixStream, commands: mpsc::Sender<Command>, ended: Last
         }
         Err(failure) => Answer::Failed(failure),
     };
-    let mut text = serde_json::to_vec(&answer)?;
+    write_answer(&mut writer, &answer).await
+}
+
+async fn write_answer(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
     text.push(b'\n');
     tokio::time::timeout(CALLER_PATIENCE, writer.write_all(&text)).await?
 }
@@ -233,16 +279,8 @@ pub async fn ask(
 }
 
 async fn converse(container: &ContainerDir, request: Request) -> io::Result<Option<Answer>> {
-    let mut stream = match UnixStream::connect(container.control_socket()).await {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let mut text = serde_json::to_vec(&Envelope { version: PROTOCOL_VERSION, request })?;
-    text.push(b'\n');
-    let sent = stream.write_all(&text).await;
+    let Some(mut stream) = connect(container).await? else { return Ok(None) };
+    let sent = send(&mut stream, request).await;
     let mut line = Vec::new();
     let received = (&mut stream).take(ANSWER_LIMIT).read_to_end(&mut line).await;
     if line.is_empty() {
@@ -251,6 +289,24 @@ async fn converse(container: &ContainerDir, request: Request) -> io::Result<Opti
         return Ok(None);
     }
     serde_json::from_slice(&line).map(Some).map_err(io::Error::from)
+}
+
+/// Connects to a container's supervisor; `None` when there is none.
+pub(super) async fn connect(container: &ContainerDir) -> io::Result<Option<UnixStream>> {
+    match UnixStream::connect(container.control_socket()).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Sends a request.
+pub(super) async fn send(stream: &mut UnixStream, request: Request) -> io::Result<()> {
+    let mut text = serde_json::to_vec(&Envelope { version: PROTOCOL_VERSION, request })?;
+    text.push(b'\n');
+    stream.write_all(&text).await
 }
 
 #[cfg(test)]

@@ -11,10 +11,13 @@
 //! use again (its name, its id) is released before its death is certain.
 //! Not here: deciding what the end means (`exit`), making the specification (`spec`).
 
+pub(crate) mod attach;
 pub(crate) mod console;
 pub mod control;
 mod end;
 mod error;
+pub mod frame;
+mod hub;
 mod leftovers;
 mod remains;
 mod requests;
@@ -24,6 +27,7 @@ mod supervisor;
 mod target;
 mod watch;
 
+pub use attach::{Attached, AttachedInput, AttachedOutput};
 pub use error::StartError;
 pub(crate) use error::supervision;
 pub(crate) use leftovers::{Marks, end_everything};

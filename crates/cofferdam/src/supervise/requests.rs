@@ -47,6 +47,7 @@ impl Supervisor {
                 Ok(()) => self.send(made, signal, all, by).await,
                 Err(failure) => Err(failure),
             },
+            Request::Attach { .. } => Err(only_over_the_socket()),
             Request::Start => self.start(made).await,
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
@@ -202,6 +203,15 @@ impl Supervisor {
                 Err(Failure::of(&error))
             }
         }
+    }
+}
+
+fn only_over_the_socket() -> Failure {
+    Failure {
+        code: Code::InvalidValue,
+        what: "attaching goes over the control socket only".into(),
+        why: vec![],
+        next: Some("use Engine::attach".into()),
     }
 }
 

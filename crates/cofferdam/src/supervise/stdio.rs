@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
+use super::hub::Hub;
 use super::sink::{LogSink, Lost, SharedLog, Sink};
 use crate::exit::StdioReport;
 use crate::logs::Stream;
@@ -40,13 +41,24 @@ pub struct StdioPlan {
     pub stdout: Option<OwnedFd>,
     /// Where its standard error goes; `None` is nowhere. With a terminal there is only standard output.
     pub stderr: Option<OwnedFd>,
+    /// Where the input of attached callers goes: the other end of what `stdin` is read from. `None` takes none.
+    pub input: Option<OwnedFd>,
 }
 
 impl StdioPlan {
     /// No input, and output to nowhere. It is still read and counted.
     #[must_use]
     pub fn discard() -> Self {
-        Self { stdin: None, stdout: None, stderr: None }
+        Self { stdin: None, stdout: None, stderr: None, input: None }
+    }
+
+    /// Output to nowhere, and the input of attached callers. It stays open as long as the container lives.
+    ///
+    /// # Errors
+    /// What making a pipe returns.
+    pub fn interactive() -> io::Result<Self> {
+        let (stdin, input) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self { stdin: Some(stdin), input: Some(input), ..Self::discard() })
     }
 
     /// The streams of this process; input only where it is wanted.
@@ -59,6 +71,7 @@ impl StdioPlan {
             stdin: if stdin { Some(own(io::stdin().as_fd())?) } else { None },
             stdout: Some(own(io::stdout().as_fd())?),
             stderr: Some(own(io::stderr().as_fd())?),
+            input: None,
         })
     }
 }
@@ -115,12 +128,22 @@ struct Counters {
     ended: AtomicBool,
 }
 
+impl Counters {
+    fn of(&self, stream: Stream) -> &AtomicU64 {
+        match stream {
+            Stream::Stdout => &self.stdout,
+            Stream::Stderr => &self.stderr,
+        }
+    }
+}
+
 /// The running pumps of a container.
 #[derive(Debug)]
 pub(crate) struct Pumps {
     counters: Arc<Counters>,
     /// Readable once the container has ended.
     wake: Arc<OwnedFd>,
+    hub: Arc<Hub>,
     outputs: Vec<oneshot::Receiver<()>>,
 }
 
@@ -132,6 +155,7 @@ impl Pumps {
         plan: StdioPlan,
         master: Option<OwnedFd>,
         log: Option<&Arc<SharedLog>>,
+        hub: Arc<Hub>,
     ) -> io::Result<Self> {
         let sink = |descriptor: Option<OwnedFd>, stream| match (descriptor, log) {
             (Some(descriptor), _) => Sink::Descriptor(descriptor),
@@ -140,33 +164,34 @@ impl Pumps {
         };
         let counters = Arc::<Counters>::default();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let mut pumps = Self { counters, wake, outputs: Vec::new() };
+        let mut pumps = Self { counters, wake, hub, outputs: Vec::new() };
         if let Some(master) = master {
             rustix::io::ioctl_fionbio(&master, true)?;
             if let Some(source) = plan.stdin {
                 pumps.input(source, master.try_clone()?)?;
             }
-            pumps.output(master, sink(plan.stdout, Stream::Stdout), |counters| &counters.stdout)?;
+            pumps.output(master, sink(plan.stdout, Stream::Stdout), Stream::Stdout)?;
             return Ok(pumps);
         }
         if let (Some(source), Some(sink)) = (plan.stdin, ours.stdin) {
             pumps.input(source, sink)?;
         }
-        pumps.output(ours.stdout, sink(plan.stdout, Stream::Stdout), |counters| &counters.stdout)?;
-        pumps.output(ours.stderr, sink(plan.stderr, Stream::Stderr), |counters| &counters.stderr)?;
+        pumps.output(ours.stdout, sink(plan.stdout, Stream::Stdout), Stream::Stdout)?;
+        pumps.output(ours.stderr, sink(plan.stderr, Stream::Stderr), Stream::Stderr)?;
         Ok(pumps)
     }
 
-    fn output(
-        &mut self,
-        source: OwnedFd,
-        mut sink: Sink,
-        counter: fn(&Counters) -> &AtomicU64,
-    ) -> io::Result<()> {
+    fn output(&mut self, source: OwnedFd, mut sink: Sink, stream: Stream) -> io::Result<()> {
         let (done, finished) = oneshot::channel();
-        let (counters, wake) = (Arc::clone(&self.counters), Arc::clone(&self.wake));
+        let (counters, wake, hub) =
+            (Arc::clone(&self.counters), Arc::clone(&self.wake), Arc::clone(&self.hub));
         thread("output", move || {
-            pump_output(&source, &mut sink, &counters, counter(&counters), &wake);
+            let take = |bytes: &[u8]| {
+                hub.publish(stream, bytes);
+                counters.of(stream).fetch_add(bytes.len() as u64, Ordering::AcqRel);
+                sink.take(bytes, &counters.abandoned)
+            };
+            pump_output(&source, take, &counters, &wake);
             // Nobody waits any more when the supervisor is gone.
             let _ = done.send(());
         })?;
@@ -193,6 +218,7 @@ impl Pumps {
             let _ = output.await;
         }
         self.outputs.clear();
+        self.hub.close();
     }
 
     /// Gives up on output that its reader does not take. Its thread stays until the reader does, or this process ends.
@@ -200,6 +226,7 @@ impl Pumps {
         self.counters.truncated.store(true, Ordering::Release);
         self.counters.abandoned.store(true, Ordering::Release);
         self.outputs.clear();
+        self.hub.close();
     }
 
     /// What went through so far.
@@ -219,7 +246,12 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 }
 
 /// Moves bytes from the container to its reader until the container has closed the stream.
-fn pump_output(source: &OwnedFd, sink: &mut Sink, counters: &Counters, counter: &AtomicU64, wake: &OwnedFd) {
+fn pump_output(
+    source: &OwnedFd,
+    mut take: impl FnMut(&[u8]) -> Result<(), Lost>,
+    counters: &Counters,
+    wake: &OwnedFd,
+) {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut silent_since = None;
     loop {
@@ -227,8 +259,7 @@ fn pump_output(source: &OwnedFd, sink: &mut Sink, counters: &Counters, counter: 
             Ok(0) => return,
             Ok(count) => {
                 silent_since = None;
-                counter.fetch_add(count as u64, Ordering::AcqRel);
-                match sink.take(&buffer[..count], &counters.abandoned) {
+                match take(&buffer[..count]) {
                     Ok(()) => {}
                     Err(Lost::ReaderGone) => return,
                     Err(Lost::Dropped(bytes)) => {

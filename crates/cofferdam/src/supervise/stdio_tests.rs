@@ -19,8 +19,12 @@ fn fixture(sink: Option<OwnedFd>, stdin: Option<OwnedFd>) -> Fixture {
             (Some(reader), writer.into())
         }
     };
-    let plan = StdioPlan { stdin, stdout: Some(sink), stderr: None };
-    Fixture { pumps: Pumps::start(ours, plan, None, None).unwrap(), container, stdout: reader }
+    let plan = StdioPlan { stdin, stdout: Some(sink), ..StdioPlan::discard() };
+    Fixture {
+        pumps: Pumps::start(ours, plan, None, None, Arc::default()).unwrap(),
+        container,
+        stdout: reader,
+    }
 }
 
 fn finish(mut pumps: Pumps) -> StdioReport {

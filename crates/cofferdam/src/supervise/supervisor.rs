@@ -20,6 +20,7 @@ use super::console::{ConsoleSocket, with_terminal};
 use super::control::{self, Answer, Command, Request};
 use super::end::Callers;
 use super::error::{StartError, supervision};
+use super::hub::Hub;
 use super::remains::{Remains, clear_away, forget};
 use super::sink::SharedLog;
 use super::stdio::{Pumps, StdioPlan, pipes};
@@ -115,8 +116,9 @@ impl Supervisor {
     ) -> Option<ExitReport> {
         let (mut supervisor, stdio, mode) = Self::new(launching);
         let (last_words, words_to_come) = watch::channel(None);
+        let hub = Arc::<Hub>::default();
         let made = tokio::select! {
-            made = supervisor.make(stdio, mode, &sender) => made,
+            made = supervisor.make(stdio, mode, &sender, &hub) => made,
             _ = cancelled => Err(StartError::Cancelled),
         };
         let opened = made.and_then(|made| Ok((made, supervisor.listen()?)));
@@ -129,7 +131,7 @@ impl Supervisor {
                 return None;
             }
         };
-        let server = tokio::spawn(control::serve(listener, sender, words_to_come));
+        let server = tokio::spawn(control::serve(listener, sender, hub, words_to_come));
         // The caller may have gone; the container stays.
         let _ = started.send(Ok(Started { pid: made.init.pid, terminal: made.terminal.take() }));
         let mut callers = Callers { commands, last_words };
@@ -183,9 +185,10 @@ impl Supervisor {
     /// Calls the runtime and takes over what it has made.
     async fn make(
         &mut self,
-        stdio: StdioPlan,
+        mut stdio: StdioPlan,
         mode: Mode,
         commands: &mpsc::Sender<Command>,
+        hub: &Arc<Hub>,
     ) -> Result<Made, StartError> {
         let log = self.open_log(commands)?;
         // From here on the statuses of processes that we did not start are kept: the container may be dead before
@@ -227,9 +230,11 @@ impl Supervisor {
         }
         fault::reached("launch.claimed")?;
         self.container.write_record(&self.record)?;
-        let terminal =
-            master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-        let pumps = Pumps::start(ours, stdio, master, log.as_ref())
+        let copy =
+            || master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"));
+        let terminal = copy()?;
+        hub.connect(stdio.input.take(), copy()?);
+        let pumps = Pumps::start(ours, stdio, master, log.as_ref(), Arc::clone(hub))
             .map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
     }
