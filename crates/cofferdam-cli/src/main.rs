@@ -15,6 +15,7 @@ mod table;
 mod template;
 mod terminal;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -88,6 +89,11 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
         why: vec![],
         next: Some("--log-level and COFFERDAM_LOG take error, warn, info, debug or trace".into()),
     })?;
-    tracing_subscriber::fmt().with_max_level(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
     Ok(())
 }

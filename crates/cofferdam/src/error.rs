@@ -108,6 +108,8 @@ codes! {
     RuntimePid = "E0207", Internal;
     /// The supervisor died and nobody can tell how the container ended.
     RuntimeLost = "E0208", Internal;
+    /// The memory limit is too small to start in.
+    OutOfMemoryAtStart = "E0209", Invalid;
     /// This runsc has no nvproxy, and the specification has NVIDIA devices.
     NvproxyMissing = "E0301", Unsupported;
     /// The network namespace is missing or is not one.

@@ -30,6 +30,11 @@ impl Stat {
         self.exit_code.filter(|status| *status != 0 || may_trace_all())
     }
 
+    /// Whether a signal, or a tracer, has stopped it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
+
     /// Whether the process has ended.
     pub(crate) fn is_dead(&self) -> bool {
         matches!(self.state, 'Z' | 'X')

@@ -19,6 +19,8 @@ pub(crate) const CASES: &[Case] = &[
     case("endings::a_read_only_state_directory", a_read_only_state_directory)
         .only(|choice| *choice == Choice::Runc),
     case("endings::a_state_directory_that_was_full_before", full_before).only(is_one_of_each),
+    case("endings::a_pause_on_a_full_disk", a_pause_on_a_full_disk).only(is_one_of_each),
+    case("endings::a_supervisor_that_is_stopped", a_supervisor_that_is_stopped).only(is_one_of_each),
     case("endings::a_reader_that_never_reads", a_reader_that_never_reads).only(is_one_of_each),
     case("endings::a_runtime_that_is_gone", a_runtime_that_is_gone).only(|choice| *choice == Choice::Fake),
 ];
@@ -167,6 +169,35 @@ fn a_read_only_state_directory(lab: &Lab) {
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
     drop(disk);
+}
+
+fn a_pause_on_a_full_disk(lab: &Lab) {
+    let disk = SmallDisk::new(lab);
+    let id = lab.run_detached(&["--log-driver", "none"], &["sleep", "1000"]);
+    let filler = disk.fill();
+    drop(lab.cofferdam(&["pause", &id]).expect_code(0));
+    // The supervisor knows, whatever the disk says.
+    drop(lab.cofferdam(&["pause", &id]).expect_error("E0501"));
+    drop(lab.cofferdam(&["unpause", &id]).expect_code(0));
+    drop(lab.cofferdam(&["pause", &id]).expect_code(0));
+    std::fs::remove_file(filler).unwrap();
+    eventually("the record is written again", || lab.inspect(&id)["state"]["status"] == "paused");
+    drop(lab.cofferdam(&["unpause", &id]).expect_code(0));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+    drop(disk);
+}
+
+fn a_supervisor_that_is_stopped(lab: &Lab) {
+    let id = lab.run_detached(&[], &["sleep", "1000"]);
+    let supervisor = lab.inspect(&id)["supervisor"]["pid"].as_i64().unwrap();
+    cofferdam_testkit::lab::signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::STOP);
+    let began = std::time::Instant::now();
+    let done = lab.cofferdam(&["stop", &id]).expect_error("E0502");
+    assert!(done.stderr.contains("SIGSTOP"), "{}", done.stderr);
+    drop(lab.cofferdam(&["rm", "--force", &id]).expect_code(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    lab.expect_clean();
 }
 
 fn full_before(lab: &Lab) {

@@ -32,6 +32,7 @@ pub(crate) const CASES: &[Case] = &[
         a_kill_after_a_childs_death_is_not_out_of_memory,
     )
     .only(|choice| matches!(choice, Choice::Runc | Choice::Crun)),
+    case("exit::too_little_memory_to_start_in", too_little_memory_to_start_in).real(),
     case("exit::a_signal_inside_the_guest_is_ambiguous", a_signal_inside_the_guest_is_ambiguous)
         .only(Choice::is_gvisor),
 ];
@@ -52,6 +53,18 @@ pub(crate) fn until_running(lab: &Lab, name: &str) {
 fn oom_kills(report: &Value) -> Option<u64> {
     let evidence = report["evidence"].as_array().into_iter().flatten();
     evidence.into_iter().find(|fact| fact["kind"] == "memory").and_then(|fact| fact["oom_kill"].as_u64())
+}
+
+fn too_little_memory_to_start_in(lab: &Lab) {
+    let done = lab.run(&["--rm", "-m", "6m"], &["true"]);
+    // runc's own needs differ by release, and so does what is charged to the container.
+    if lab.choice.is_gvisor() {
+        let done = done.expect_code(125).expect_error("E0209");
+        assert!(done.stderr.contains("oom_kill="), "{}", done.stderr);
+    } else {
+        assert!(done.code == Some(0) || done.stderr.contains("E0209"), "{done:?}");
+    }
+    lab.expect_clean();
 }
 
 fn has_evidence(report: &Value, kind: &str) -> bool {

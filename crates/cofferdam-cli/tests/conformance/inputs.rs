@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
+    case("inputs::root_file_systems_that_are_traps", root_file_systems_that_are_traps),
     case("inputs::words_that_do_not_fit", words_that_do_not_fit).only(|choice| *choice == Choice::Fake),
     case("inputs::names_and_ids", names_and_ids),
     case("inputs::bundles_that_are_none", bundles_that_are_none),
@@ -138,6 +139,34 @@ fn root_file_systems_that_are_none(lab: &Lab) {
     lab.expect_clean();
 }
 
+fn root_file_systems_that_are_traps(lab: &Lab) {
+    // runc opens the account files, whoever it runs as, and waits for a writer of a FIFO.
+    for file in ["passwd", "group"] {
+        let path = lab.rootfs.join("etc").join(file);
+        let before = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o644),
+            0,
+        )
+        .unwrap();
+        drop(lab.run(&[], &["true"]).expect_code(125).expect_error("E0116"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, before).unwrap();
+    }
+    drop(lab.run(&["-w", "/etc/passwd"], &["true"]).expect_error("E0101"));
+    drop(lab.run(&["-w", "/etc/passwd/x"], &["true"]).expect_error("E0101"));
+    drop(lab.run(&["-v", "/tmp:/proc/x"], &["true"]).expect_error("E0101"));
+    // The fake is no container: it cannot make the directory.
+    if lab.choice.is_real() {
+        drop(lab.run(&["--rm", "-w", "/made/for/it"], &["true"]).expect_code(0));
+    }
+    lab.expect_clean();
+}
+
 fn arguments_that_are_too_long(lab: &Lab) {
     let rootfs = lab.rootfs.to_string_lossy();
     // The kernel refuses a longer argument to us already, so it comes by file.
@@ -190,6 +219,11 @@ fn words_that_do_not_fit(lab: &Lab) {
     let run = |options: &[&str]| lab.run(options, &["true"]);
     drop(run(&["--name", id]).expect_error("E0101"));
     drop(run(&["--stdout", "/tmp/x"]).expect_error("E0101"));
+    for limit in ["99999999999", "0", "-2"] {
+        drop(run(&["--pids-limit", limit]).expect_error("E0101"));
+    }
+    drop(run(&["--ulimit", "nofile=2"]).expect_error("E0101"));
+    assert!(run(&["--cpus", "1e300"]).expect_error("E0101").stderr.contains("1e300"));
     let mut command = lab.command(["ps"]);
     command.env("COFFERDAM_LOG", "loud!");
     assert!(finish(command).expect_error("E0101").stderr.contains("loud!"));

@@ -20,6 +20,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use logs::ContainerLog;
@@ -208,8 +210,17 @@ impl Engine {
         self.state.sweep_trash();
         self.sweep_stale_locks();
         let (mut views, mut broken) = (Vec::new(), Vec::new());
+        // Side by side: one whose record has to be closed with a slow runtime does not hold the others up.
+        let mut looks = JoinSet::new();
         for container in self.state.containers()? {
-            match self.view(container.clone()).await {
+            let engine = self.clone();
+            looks.spawn(async move {
+                let view = engine.view(container.clone()).await;
+                (container, view)
+            });
+        }
+        for (container, view) in looks.join_all().await {
+            match view {
                 Ok(Some(view)) => views.push(view),
                 Ok(None) => {}
                 Err(error) => broken.push((container, error)),
@@ -228,7 +239,7 @@ impl Engine {
         let report = container.read_report()?;
         match (record, report) {
             // Its supervisor died between the report and the end of its clean-up.
-            (Some(record), Some(report)) if free && (record.remove || record.status != Status::Stopped) => {
+            (Some(record), Some(report)) if free && record.status != Status::Stopped => {
                 self.finish_clearing(container, record, report).await.map(Some)
             }
             (Some(record), report @ Some(_)) => {

@@ -1,5 +1,6 @@
 //! Forgetting a container, whatever state it and its supervisor are in.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -158,9 +159,12 @@ impl Engine {
         root: PathBuf,
     ) -> Result<(), EngineError> {
         let mut errors = vec![];
+        // The root is named after the binary.
+        let program = OsString::from(&name);
         let marks = Marks {
             id: &container.id,
             root: &root,
+            program: &program,
             cgroups: &self.host.cgroups,
             cgroup: Some(cgroup),
             with_strays: false,
@@ -183,6 +187,7 @@ impl Engine {
                 host: &self.host,
                 runtime: Some(runtime.as_ref()),
                 root: &root,
+                program: &program,
                 container,
                 target: &target,
                 cgroup: Some(cgroup),

@@ -40,6 +40,11 @@ impl Engine {
             if !view.supervised {
                 return Ok(Asked::Orphan(Box::new(view)));
             }
+            // It would take the question and never answer. Whoever waits may wait for it to go on.
+            if *request != Request::Wait && view.record.supervisor.is_stopped(&self.host.boot_id) {
+                let source = io::Error::other("it is stopped (SIGSTOP)");
+                return Err(EngineError::Unreachable { container: title, source: Some(source) });
+            }
             let unreachable = match ask(&container, request.clone(), patience(&view.record, request)).await {
                 Ok(Some(Answer::Done)) => return Ok(Asked::Done),
                 Ok(Some(Answer::Ended(report))) => return Ok(Asked::Ended(report)),
@@ -72,12 +77,14 @@ impl Engine {
     pub async fn start(&self, text: &str) -> Result<(), EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
-        view.status().check(Verb::Start, &title)?;
         match self.ask(view, &Request::Start).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Start, title)),
             // Nobody would see it end.
-            Asked::Orphan(_) => Err(EngineError::Unreachable { container: title, source: None }),
+            Asked::Orphan(view) => {
+                view.status().check(Verb::Start, &title)?;
+                Err(EngineError::Unreachable { container: title, source: None })
+            }
         }
     }
 
@@ -102,11 +109,11 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
-        view.status().check(Verb::Kill, &title)?;
         match self.ask(view, &Request::Kill { signal, all, by }).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Kill, title)),
             Asked::Orphan(view) => {
+                view.status().check(Verb::Kill, &title)?;
                 let scope = if all { KillScope::All } else { KillScope::Init };
                 self.signal_orphan(&view, signal, scope, by).await
             }
@@ -180,11 +187,11 @@ impl Engine {
     async fn freeze(&self, text: &str, verb: Verb, request: &Request) -> Result<(), EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
-        view.status().check(verb, &title)?;
         match self.ask(view, request).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(verb, title)),
             Asked::Orphan(mut view) => {
+                view.status().check(verb, &title)?;
                 let _lock = ContainerLock::attempt(&view.container)?
                     .ok_or(EngineError::Unreachable { container: title, source: None })?;
                 let runtime = self.runtime_of(&view.record).await?;
@@ -209,11 +216,11 @@ impl Engine {
     pub async fn update(&self, text: &str, limits: &Limits) -> Result<(), EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
-        view.status().check(Verb::Update, &title)?;
         match self.ask(view, &Request::Update { limits: *limits }).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Update, title)),
             Asked::Orphan(mut view) => {
+                view.status().check(Verb::Update, &title)?;
                 let _lock = ContainerLock::attempt(&view.container)?
                     .ok_or(EngineError::Unreachable { container: title, source: None })?;
                 let runtime = self.runtime_of(&view.record).await?;

@@ -139,6 +139,8 @@ impl Launcher {
         if let NetworkMode::Namespace { path } = &spec.network {
             check_namespace(path)?;
         }
+        let covered: Vec<PathBuf> = spec.view().mount_destinations().collect();
+        rootfs::check_accounts(rootfs, &covered)?;
         Ok(rootfs::check_process(rootfs, spec.view(), &self.host)?)
     }
 

@@ -28,6 +28,8 @@ pub const ARGUMENT_LIMIT_BYTES: usize = 128 * 1024;
 pub const MEMORY_FLOOR_BYTES: u64 = 6 << 20;
 /// Period of the CPU quota, in microseconds: the kernel's default.
 pub const CPU_PERIOD_US: u64 = 100_000;
+/// The most processes that Linux counts (`PID_MAX_LIMIT`).
+const PIDS_LIMIT: i64 = 4 << 20;
 /// The least CPU quota that the kernel takes, in microseconds a period.
 const CPU_QUOTA_FLOOR_US: u64 = 1_000;
 /// Time between the stop signal and SIGKILL unless the caller says otherwise: docker's default.
@@ -217,10 +219,10 @@ impl Limits {
     pub fn parse(memory: Option<&str>, cpus: Option<f64>, pids: Option<i64>) -> Result<Self, Refused> {
         let memory_bytes = memory.map(validate::parse_memory).transpose()?;
         let cpu_quota_us = cpus.map(validate::cpu_quota).transpose()?;
-        if let Some(pids) = pids.filter(|pids| *pids != -1 && *pids < 1) {
+        if let Some(pids) = pids.filter(|pids| *pids != -1 && !(1..=PIDS_LIMIT).contains(pids)) {
             return Err(Refused::new(
                 "--pids-limit",
-                format!("{pids} is not a positive number, nor -1 for no limit"),
+                format!("{pids} is not a number from 1 to {PIDS_LIMIT}, nor -1 for no limit"),
             ));
         }
         Ok(Self { memory_bytes, cpu_quota_us, pids })

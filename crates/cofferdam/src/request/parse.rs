@@ -8,6 +8,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::quote;
 
+/// What lxcfs and the like put over files of the kernel's: runc allows these alone.
+const PROC_FILES: [&str; 9] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+];
+/// Open files without which runc cannot start a process.
+const OPEN_FILES_FLOOR: u64 = 16;
+
 /// The largest uid or gid that is taken as a number: docker's rule. Above it, 32-bit arithmetic in some program
 /// turns it into another user (CVE-2024-40635).
 const USER_ID_LIMIT: u32 = i32::MAX as u32;
@@ -138,6 +153,12 @@ pub(crate) fn check_destination(destination: &str) -> Result<(), String> {
     if !path.is_absolute() || climbs || destination.contains('\0') {
         return Err(format!("the destination {} is not an absolute path without `..`", quote(destination)));
     }
+    if path.starts_with("/proc") && path != Path::new("/proc") && !PROC_FILES.contains(&destination) {
+        return Err(format!(
+            "the destination {} is inside /proc, where the kernel speaks to the container",
+            quote(destination)
+        ));
+    }
     if path.components().count() < 2 {
         return Err("the destination `/` would hide the root filesystem".into());
     }
@@ -208,6 +229,12 @@ impl Ulimit {
         let name = format!("RLIMIT_{}", name.to_ascii_uppercase());
         if !crate::host::is_resource(&name) {
             return Err(format!("{} names no resource that Linux limits", quote(text)));
+        }
+        if name == "RLIMIT_NOFILE" && soft < OPEN_FILES_FLOOR {
+            return Err(format!(
+                "{} is too little to start a process in: give at least {OPEN_FILES_FLOOR}",
+                quote(text)
+            ));
         }
         Ok(Self { name, soft, hard })
     }

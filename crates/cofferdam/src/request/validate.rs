@@ -159,7 +159,10 @@ pub(super) fn parse_memory(text: &str) -> Result<u64, Refused> {
 pub(super) fn cpu_quota(cpus: f64) -> Result<u64, Refused> {
     const MOST: f64 = 65536.0;
     if !(cpus > 0.0 && cpus <= MOST) {
-        return Err(Refused::new("--cpus", format!("{cpus} is not a positive number of CPUs")));
+        return Err(Refused::new(
+            "--cpus",
+            format!("{cpus:e} is not a number of CPUs above 0 and up to {MOST}"),
+        ));
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in 0..=MOST")]
     #[expect(clippy::cast_precision_loss, reason = "the period is a small constant")]

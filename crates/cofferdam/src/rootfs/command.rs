@@ -72,6 +72,9 @@ pub enum CommandError {
         /// Why.
         why: String,
     },
+    /// Its working directory is there and is none.
+    #[error("the working directory {} of the container is not a directory", quote(.0))]
+    NoDirectory(String),
     /// The root filesystem could not be read.
     #[error("the command {} could not be looked up", quote(.command))]
     Unreadable {
@@ -88,6 +91,7 @@ impl Diagnose for CommandError {
         match self {
             Self::NotFound { .. } | Self::InterpreterMissing { .. } => Code::CommandNotFound,
             Self::NotExecutable { .. } => Code::CommandNotExecutable,
+            Self::NoDirectory(_) => Code::InvalidValue,
             Self::Unreadable { .. } => Code::RootfsMissing,
         }
     }
@@ -104,6 +108,7 @@ impl Diagnose for CommandError {
             Self::NotExecutable { .. } => {
                 "name a program of this machine, or a script that begins with #!".into()
             }
+            Self::NoDirectory(_) => "name a directory with --workdir; one that is missing is made".into(),
             Self::Unreadable { .. } => "check the root filesystem's permissions".into(),
         })
     }
@@ -134,7 +139,20 @@ pub(crate) fn check_process(
         machine: &host.machine,
         foreign_binaries: host.foreign_binaries,
     };
+    check_cwd(rootfs, &process)?;
     check_command(rootfs, &process)
+}
+
+/// A directory that is missing is made by the runtime.
+fn check_cwd(rootfs: &Rootfs, process: &ProcessFacts<'_>) -> Result<(), CommandError> {
+    let no_directory = || Err(CommandError::NoDirectory(process.cwd.to_owned()));
+    match rootfs.walk(Path::new(process.cwd), process.covered) {
+        Ok(Found::File { stat, .. }) if FileType::from_raw_mode(stat.st_mode) != FileType::Directory => {
+            no_directory()
+        }
+        Ok(Found::Broken(_)) => no_directory(),
+        _ => Ok(()),
+    }
 }
 
 fn check_command(rootfs: &Rootfs, process: &ProcessFacts<'_>) -> Result<(), CommandError> {

@@ -16,7 +16,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, opena
 pub use command::CommandError;
 pub(crate) use command::check_process;
 pub use users::UserError;
-pub(crate) use users::resolve_user;
+pub(crate) use users::{check_accounts, resolve_user};
 pub(crate) use walk::Found;
 
 use crate::error::{Code, Diagnose};

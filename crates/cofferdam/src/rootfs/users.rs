@@ -1,7 +1,7 @@
 //! Users and groups by name, as the root filesystem's own /etc/passwd and /etc/group have them.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Rootfs;
 use crate::error::{Code, Diagnose};
@@ -38,7 +38,10 @@ impl Diagnose for UserError {
     }
 
     fn next_step(&self) -> Option<String> {
-        Some("give a number, as in --user 1000:1000".into())
+        Some(match self {
+            Self::User(_) | Self::Group(_) => "give a number, as in --user 1000:1000".into(),
+            Self::Unreadable { file, .. } => format!("make {file} a regular file, or remove it"),
+        })
     }
 }
 
@@ -82,6 +85,22 @@ pub(crate) fn resolve_user(rootfs: &Rootfs, spec: &UserSpec) -> Result<ResolvedU
     }
     let home = account.map(|account| account.home).filter(|home| home.starts_with('/')).map(str::to_owned);
     Ok(ResolvedUser { uid, gid, additional_gids, home: home.or_else(|| Some("/".into())) })
+}
+
+/// Makes sure that a runtime can look its user up: runc opens both files, and waits for ever for a FIFO.
+/// What a mount will cover is not looked at.
+pub(crate) fn check_accounts(rootfs: &Rootfs, covered: &[PathBuf]) -> Result<(), UserError> {
+    let is_covered = |file: &str| covered.iter().any(|mount| Path::new(file).starts_with(mount));
+    for file in ["/etc/passwd", "/etc/group"].into_iter().filter(|file| !is_covered(file)) {
+        match rootfs.open_regular(Path::new(file)) {
+            // Not there, or not to be opened: then no runtime hangs on it either.
+            Err(source) if source.kind() == io::ErrorKind::InvalidInput => {
+                return Err(UserError::Unreadable { file, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A file that is not there is an empty one.

@@ -141,6 +141,9 @@ impl Diagnose for StateError {
 
     fn next_step(&self) -> Option<String> {
         Some(match self {
+            Self::Unusable { path, why } if why.contains("others may enter") => {
+                format!("chmod 0700 {}, or name another with --state-dir", path.display())
+            }
             Self::Unusable { .. } => "name another with --state-dir or COFFERDAM_STATE_DIR".into(),
             Self::File { .. } => {
                 "see whether the file system of the state directory is full or read-only".into()
@@ -188,10 +191,7 @@ impl StateDir {
             return Err(unusable(format!("it belongs to the user {}", metadata.uid())));
         }
         if metadata.mode() & 0o077 != 0 {
-            return Err(unusable(format!(
-                "others may enter it (mode {:04o}); make it 0700",
-                metadata.mode() & 0o7777
-            )));
+            return Err(unusable(format!("others may enter it (mode {:04o})", metadata.mode() & 0o7777)));
         }
         for part in ["containers", "names", "runtime", "cache"] {
             make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;

@@ -46,6 +46,13 @@ impl ProcessId {
             && crate::proc::stat(self.pid).is_some_and(|stat| stat.start_time == self.start_time)
     }
 
+    /// Whether this very process is stopped by a signal.
+    pub(crate) fn is_stopped(&self, boot_id: &str) -> bool {
+        let is_it = |stat: &crate::proc::Stat| stat.start_time == self.start_time;
+        self.boot_id == boot_id
+            && crate::proc::stat(self.pid).filter(is_it).is_some_and(|stat| stat.is_stopped())
+    }
+
     /// Whether this very process is alive.
     #[must_use]
     pub fn is_alive(&self, boot_id: &str) -> bool {

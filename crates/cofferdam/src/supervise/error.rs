@@ -2,7 +2,9 @@
 
 use std::io;
 
+use crate::cgroup::MemoryCounters;
 use crate::error::{Code, Diagnose};
+use crate::exit::format_bytes;
 use crate::fault::Fault;
 use crate::runtime::RuntimeError;
 use crate::state::StateError;
@@ -13,6 +15,20 @@ pub enum StartError {
     /// The runtime failed.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The kernel killed it for lack of memory before its process ran.
+    #[error(
+        "the memory limit{} is too small to start in: the kernel killed a process of it ({} oom_kill={})",
+        limit_of(.counters), file_name(.counters), .counters.oom_kill
+    )]
+    OutOfMemory {
+        /// Whether it is a sandbox, which needs memory for itself.
+        sandboxed: bool,
+        /// What the cgroup counted.
+        counters: Box<MemoryCounters>,
+        /// What the runtime said.
+        #[source]
+        source: RuntimeError,
+    },
     /// The kernel refused something that supervision needs.
     #[error("the container cannot be supervised: {what}")]
     Supervision {
@@ -37,6 +53,7 @@ impl Diagnose for StartError {
     fn code(&self) -> Code {
         match self {
             Self::Runtime(error) => error.code(),
+            Self::OutOfMemory { .. } => Code::OutOfMemoryAtStart,
             Self::Supervision { .. } | Self::Fault(_) => Code::Internal,
             Self::State(error) => error.code(),
             Self::Cancelled => Code::Cancelled,
@@ -46,10 +63,22 @@ impl Diagnose for StartError {
     fn next_step(&self) -> Option<String> {
         match self {
             Self::Runtime(error) => error.next_step(),
+            Self::OutOfMemory { sandboxed: true, .. } => {
+                Some("give it more: a gVisor sandbox needs about 16m for itself, so -m 64m is little".into())
+            }
+            Self::OutOfMemory { .. } => Some("give it more, such as -m 64m".into()),
             Self::State(error) => error.next_step(),
             Self::Supervision { .. } | Self::Cancelled | Self::Fault(_) => None,
         }
     }
+}
+
+fn limit_of(counters: &MemoryCounters) -> String {
+    counters.limit_bytes.map_or_else(String::new, |bytes| format!(" of {}", format_bytes(bytes)))
+}
+
+fn file_name(counters: &MemoryCounters) -> String {
+    counters.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 pub(crate) fn supervision(what: &'static str) -> impl Fn(io::Error) -> StartError {

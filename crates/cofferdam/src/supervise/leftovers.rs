@@ -5,6 +5,7 @@
 //! is ever signalled, and everything by pidfd.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub(crate) struct Marks<'a> {
     pub(crate) id: &'a ContainerId,
     /// The state root of its runtime.
     pub(crate) root: &'a Path,
+    /// The name of its binary.
+    pub(crate) program: &'a OsStr,
     pub(crate) cgroups: &'a Cgroups,
     pub(crate) cgroup: Option<&'a CgroupPath>,
     /// Whether stray children of this process are the container's: in its supervisor, and only there.
@@ -83,16 +86,16 @@ fn find(marks: Marks<'_>) -> BTreeSet<i32> {
     {
         pids.extend(reaper.strays());
     }
-    pids.extend(runtime_processes(marks.root, marks.id));
+    pids.extend(runtime_processes(marks));
     pids.retain(|pid| crate::proc::start_time_of_living(*pid).is_some());
     pids
 }
 
 /// Programs of a runtime that work for this container: they name its state root and its id. The sandbox, the gofer
 /// and a call of the runtime that its caller did not live to end all do.
-pub(crate) fn runtime_processes(root: &Path, id: &ContainerId) -> Vec<i32> {
+fn runtime_processes(marks: Marks<'_>) -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let root = root.to_string_lossy();
+    let root = marks.root.to_string_lossy();
     let joined = format!("--root={root}");
     crate::proc::all_pids()
         .filter(|pid| *pid != own)
@@ -100,7 +103,32 @@ pub(crate) fn runtime_processes(root: &Path, id: &ContainerId) -> Vec<i32> {
             let args = crate::proc::arguments(*pid);
             let names_root =
                 args.contains(&joined) || args.windows(2).any(|pair| pair[0] == "--root" && pair[1] == root);
-            names_root && args.iter().any(|arg| arg == id.as_str())
+            names_root && args.iter().any(|arg| arg == marks.id.as_str()) && is_program(&args, marks.program)
         })
         .collect()
+}
+
+/// Whether these are the arguments of a runtime, or of what it starts: whoever only reads its log names the same paths.
+fn is_program(args: &[String], program: &OsStr) -> bool {
+    // A runtime may be a script, whose interpreter comes first.
+    args.iter().take(2).any(|arg| {
+        let name = Path::new(arg).file_name().unwrap_or_default();
+        name == program || name == "runsc-sandbox" || name == "runsc-gofer"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pager_that_shows_the_log_is_no_runtime() {
+        let is = |args: &[&str]| {
+            let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+            is_program(&args, OsStr::new("runsc"))
+        };
+        assert!(is(&["/usr/bin/runsc", "--root", "/r", "kill", "x"]) && is(&["runsc-sandbox", "--root=/r"]));
+        assert!(is(&["/bin/sh", "/opt/runsc", "--root", "/r"]));
+        assert!(!is(&["vim", "--root=/r", "x"]) && !is(&["grep", "-e", "runsc", "--root=/r"]) && !is(&[]));
+    }
 }

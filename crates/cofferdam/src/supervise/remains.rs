@@ -1,5 +1,6 @@
 //! The end of a container: evidence first, then the report, then clean-up in the reverse order of making.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -9,17 +10,20 @@ use super::target::OwnedTarget;
 use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
 use crate::cgroup::{CgroupPath, ContainerCgroup, MemoryCounters, Usage, read_usage, remove_leftovers};
 use crate::error::{Code, Failure};
-use crate::exit::{Death, Evidence, NotInLog};
+use crate::exit::{Death, Evidence, NotInLog, format_duration};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::proc::TICK_US;
 use crate::process::Reaper;
-use crate::runtime::{Clearing, Runtime, RuntimeError};
+use crate::runtime::{Clearing, Runtime, RuntimeConfig, RuntimeError};
 use crate::state::{ContainerDir, ProcessId, Record, StateDir};
 
 /// How long the sandbox's helpers may take to end after it. They lose their connection to it at once.
 const HELPERS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a runtime may take to delete a container, its second try with force included: it takes a tenth of a second.
+const DELETE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What is to be taken away of a container, whoever takes it away.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +33,8 @@ pub(crate) struct Remains<'a> {
     pub(crate) runtime: Option<&'a dyn Runtime>,
     /// The runtime's state root.
     pub(crate) root: &'a Path,
+    /// The name of its binary.
+    pub(crate) program: &'a OsStr,
     pub(crate) container: &'a ContainerDir,
     pub(crate) target: &'a OwnedTarget,
     pub(crate) cgroup: Option<&'a CgroupPath>,
@@ -43,13 +49,16 @@ impl<'a> Remains<'a> {
         runtime: Option<&'a dyn Runtime>,
         host: &'a HostFacts,
     ) -> Self {
-        Self { host, runtime, root: &record.runtime.root, container, target, cgroup: record.cgroup.as_ref() }
+        let RuntimeConfig { root, binary, .. } = &record.runtime;
+        let program = binary.file_name().unwrap_or_default();
+        Self { host, runtime, root, program, container, target, cgroup: record.cgroup.as_ref() }
     }
 
     fn marks(&self, with_strays: bool) -> Marks<'_> {
         Marks {
             id: &self.container.id,
             root: self.root,
+            program: self.program,
             cgroups: &self.host.cgroups,
             cgroup: self.cgroup,
             with_strays,
@@ -118,11 +127,11 @@ pub(crate) fn complete(death: &mut Death, counters: &Counters, process: Option<&
 /// Without a runtime to call, all is taken away that carries the container's id.
 pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors: &mut Vec<Failure>) {
     if clearing == Clearing::ByRuntime {
-        delete_by_runtime(remains, errors).await;
+        delete_within_limit(remains, errors).await;
     }
     let mut left = remove_directories(remains);
     if left.is_err() && clearing == Clearing::ByUs {
-        delete_by_runtime(remains, errors).await;
+        delete_within_limit(remains, errors).await;
         left = remove_directories(remains);
     }
     if let Err(error) = left {
@@ -133,6 +142,20 @@ pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors:
         let _ = std::fs::remove_file(file);
     }
     errors.extend(fault::reached("end.cleared").err().map(Failure::from));
+}
+
+/// A runtime that hangs must not hold up whoever only wants to see the end of its container.
+async fn delete_within_limit(remains: Remains<'_>, errors: &mut Vec<Failure>) {
+    if tokio::time::timeout(DELETE_LIMIT, delete_by_runtime(remains, errors)).await.is_err() {
+        errors.push(Failure {
+            code: Code::RuntimeTimedOut,
+            what: format!("the runtime did not delete it within {}", format_duration(DELETE_LIMIT)),
+            why: vec![],
+            next: Some(
+                "see why the runtime hangs; what carries the container's id was removed without it".into(),
+            ),
+        });
+    }
 }
 
 async fn delete_by_runtime(remains: Remains<'_>, errors: &mut Vec<Failure>) {

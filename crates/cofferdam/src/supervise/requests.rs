@@ -12,7 +12,7 @@ use crate::bundle::read_config;
 use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, SentSignal};
 use crate::fault;
-use crate::lifecycle::{Status, Verb};
+use crate::lifecycle::{Status, Verb, WrongState};
 use crate::request::Limits;
 use crate::rootfs::{Rootfs, check_process};
 use crate::runtime::{KillScope, RuntimeError};
@@ -34,14 +34,10 @@ impl Supervisor {
             Request::Stop { signal, grace_ms, by } => {
                 let stopping = self.record.stopping;
                 let grace = grace_ms.map_or(stopping.grace, Duration::from_millis);
-                match self.begin_stop(made, signal.unwrap_or(stopping.signal), grace, by).await {
-                    // It is waited for even where too many do: it is on its way, and the answer with it.
-                    Ok(()) => {
-                        self.waiting.push(reply);
-                        return;
-                    }
-                    Err(failure) => Err(failure),
-                }
+                self.begin_stop(made, signal.unwrap_or(stopping.signal), grace, by).await;
+                // It is waited for even where too many do: it is on its way, and the answer with it.
+                self.waiting.push(reply);
+                return;
             }
             Request::Kill { signal, all, by } => match self.check(Verb::Kill) {
                 Ok(()) => self.send(made, signal, all, by).await,
@@ -144,13 +140,7 @@ impl Supervisor {
         }
     }
 
-    pub(super) async fn begin_stop(
-        &mut self,
-        made: &Made,
-        signal: Signal,
-        grace: Duration,
-        by: AskedBy,
-    ) -> Result<(), Failure> {
+    pub(super) async fn begin_stop(&mut self, made: &Made, signal: Signal, grace: Duration, by: AskedBy) {
         self.thaw().await;
         let started = self.record.status != Status::Created;
         // A process that has not started has no handler for the signal, and nothing to lose.
@@ -158,7 +148,8 @@ impl Supervisor {
         if let Some(at) = Instant::now().checked_add(grace) {
             self.kill_no_later_than(at, by);
         }
-        self.send(made, signal, false, by).await
+        // Whatever becomes of it, SIGKILL follows.
+        self.send(made, signal, false, by).await.unwrap_or_else(log_failure);
     }
 
     /// A stop never gives more time than one that was asked for before.
@@ -176,6 +167,12 @@ impl Supervisor {
         all: bool,
         by: AskedBy,
     ) -> Result<(), Failure> {
+        let direct = !all && (!self.record.sandboxed || signal == Signal::KILL);
+        if self.record.status == Status::Paused && !direct {
+            // gVisor refuses it; runc would keep it for later.
+            let (container, verb, status) = (self.title(), Verb::Kill, Status::Paused);
+            return Err(Failure::of(&WrongState { container, verb, status }));
+        }
         // Before it is sent: the container may be dead when the call returns.
         let sent = SentSignal { signal, by, at: Timestamp::now() };
         self.record.put_down(sent);
@@ -184,7 +181,6 @@ impl Supervisor {
         }
         let Some(process) = &made.init.pidfd else { return Ok(()) };
         // SIGKILL to the sandbox works even when it hangs; other signals are for the guest inside.
-        let direct = !all && (!self.record.sandboxed || signal == Signal::KILL);
         let result = if direct {
             return signal_directly(process, signal);
         } else {

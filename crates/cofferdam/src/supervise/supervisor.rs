@@ -35,6 +35,8 @@ use crate::process::{Claim, ClaimError, Reaper, Seat};
 use crate::runtime::{Clearing, CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
 
+/// How long after a record could not be written it is tried again.
+const NOTE_PAUSE: Duration = Duration::from_secs(1);
 /// How long callers may take to read the last answers.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -91,6 +93,8 @@ pub(crate) struct Supervisor {
     pub(super) start_failure: Option<Failure>,
     pub(super) kill_at: Option<(Instant, AskedBy)>,
     pub(super) end_at: Option<Instant>,
+    /// When the record is written again, which could not be.
+    pub(super) note_at: Option<Instant>,
     /// Callers who wait for the end.
     pub(super) waiting: Vec<oneshot::Sender<Answer>>,
 }
@@ -125,7 +129,8 @@ impl Supervisor {
         let (mut made, listener) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                supervisor.unmake().await;
+                let error = supervisor.explain(error);
+                supervisor.unmake(&error).await;
                 // The caller may have gone.
                 let _ = started.send(Err(error));
                 return None;
@@ -172,6 +177,7 @@ impl Supervisor {
             start_failure: None,
             kill_at: None,
             end_at: None,
+            note_at: None,
             waiting: vec![],
         };
         (supervisor, stdio, mode)
@@ -279,19 +285,22 @@ impl Supervisor {
     }
 
     pub(super) fn check(&self, verb: Verb) -> Result<(), Failure> {
-        let name = self
-            .record
-            .name
-            .as_ref()
-            .map_or_else(|| self.container.id.short().to_owned(), ToString::to_string);
-        self.record.status.check(verb, &name).map_err(|error| Failure::of(&error))
+        self.record.status.check(verb, &self.title()).map_err(|error| Failure::of(&error))
+    }
+
+    /// What the user calls the container.
+    pub(super) fn title(&self) -> String {
+        let short = || self.container.id.short().to_owned();
+        self.record.name.as_ref().map_or_else(short, ToString::to_string)
     }
 
     /// Writes down what has changed. The container goes on when that fails; the next command asks us, not the disk.
     pub(super) fn note(&mut self, status: Status) {
         self.record.status = status;
+        self.note_at = None;
         if let Err(error) = self.container.write_record(&self.record) {
-            tracing::warn!(error = %Failure::of(&error), "the record could not be written");
+            tracing::warn!(error = %Failure::of(&error), "the record could not be written; trying again");
+            self.note_at = Some(Instant::now() + NOTE_PAUSE);
         }
     }
 
@@ -299,13 +308,32 @@ impl Supervisor {
         Remains::of(&self.record, &self.container, &self.target, Some(self.runtime.as_ref()), &self.host)
     }
 
+    /// What a launch failed for, if the runtime's own words do not say it: a memory limit that was too small for it.
+    fn explain(&self, error: StartError) -> StartError {
+        let StartError::Runtime(source @ RuntimeError::Failed(..)) = error else { return error };
+        match self.remains().read_counters().memory.filter(|memory| memory.oom_kill > 0) {
+            Some(counters) => {
+                let (sandboxed, counters) = (self.record.sandboxed, Box::new(counters));
+                StartError::OutOfMemory { sandboxed, counters, source }
+            }
+            None => StartError::Runtime(source),
+        }
+    }
+
     /// Takes away everything that a launch has made. Errors are logged: the launch's own error is the one to report.
-    async fn unmake(&self) {
+    async fn unmake(&self, cause: &StartError) {
         let mut errors = vec![];
+        // A runtime that hung once is not called again where that is not needed.
+        let clearing = match cause {
+            StartError::Cancelled | StartError::Runtime(RuntimeError::TimedOut { .. }) => {
+                self.record.clearing
+            }
+            _ => Clearing::ByRuntime,
+        };
         let remains = self.remains();
         remains.end_processes(true, &mut errors).await;
         remains.end_children(self.reaper, &mut errors).await;
-        clear_away(remains, Clearing::ByRuntime, &mut errors).await;
+        clear_away(remains, clearing, &mut errors).await;
         forget(&self.state, &self.container, &self.record, &mut errors);
         for error in errors {
             tracing::error!(container = %self.container.id, %error, "a failed launch left something behind");

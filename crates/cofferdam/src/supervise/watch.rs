@@ -22,7 +22,8 @@ impl Supervisor {
         let mut helper = None;
         let mut gofer = made.gofer.take();
         let end = loop {
-            let deadline = [self.kill_at.map(|(at, _)| at), self.end_at].into_iter().flatten().min();
+            let deadlines = [self.kill_at.map(|(at, _)| at), self.end_at, self.note_at];
+            let deadline = deadlines.into_iter().flatten().min();
             tokio::select! {
                 biased;
                 end = &mut made.init.end => break end,
@@ -38,9 +39,13 @@ impl Supervisor {
                 Some(command) = commands.recv() => self.handle(command, made).await,
             }
         };
+        let end = end.expect("the reaper's thread lives as long as the process and answers every watch");
+        if helper.is_none() && matches!(end, ProcessEnd::Exited(_)) {
+            helper = killed_before(gofer.as_mut()).await;
+        }
         Death {
             pid,
-            end: end.expect("the reaper's thread lives as long as the process and answers every watch"),
+            end,
             from_pidfd: false,
             sandboxed: self.record.sandboxed,
             sent: self.record.sent.clone(),
@@ -53,6 +58,9 @@ impl Supervisor {
 
     pub(super) async fn on_deadline(&mut self, made: &Made, gofer_is_dead: bool) {
         let now = Instant::now();
+        if self.note_at.is_some_and(|at| at <= now) {
+            self.note(self.record.status);
+        }
         if let Some((at, by)) = self.kill_at
             && at <= now
         {
@@ -77,7 +85,7 @@ impl Supervisor {
                 self.timed_out = self.record.stopping.timeout;
             }
             let (signal, grace) = (self.record.stopping.signal, self.record.stopping.grace);
-            self.begin_stop(made, signal, grace, AskedBy::Timeout).await.unwrap_or_else(log_failure);
+            self.begin_stop(made, signal, grace, AskedBy::Timeout).await;
         }
     }
 }
@@ -88,6 +96,13 @@ async fn gofer_end(gofer: Option<&mut Claim>) -> Option<HelperDeath> {
     let end = (&mut gofer.end).await.ok()?;
     // A gofer exits by itself when the sandbox closes its connection, which may be seen before the sandbox's end.
     (end != ProcessEnd::Exited(0)).then(|| HelperDeath { helper: format!("gofer (pid {})", gofer.pid), end })
+}
+
+/// Whether the gofer of a sandbox that has exited was killed: the sandbox ends within moments of it, and both may be
+/// found dead at once. By itself, a gofer exits after its sandbox.
+async fn killed_before(gofer: Option<&mut Claim>) -> Option<HelperDeath> {
+    let death = tokio::time::timeout(GOFER_GRACE, gofer_end(Some(gofer?))).await.ok()??;
+    matches!(death.end, ProcessEnd::Signaled { .. }).then_some(death)
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
