@@ -213,11 +213,12 @@ impl Pumps {
 
     /// Waits until all output has been handed on. Cancel safe: nothing is lost by giving up.
     pub(crate) async fn finished(&mut self) {
-        for output in &mut self.outputs {
+        while let Some(output) = self.outputs.last_mut() {
             // An error means that the pump's thread is gone, which is the end as well.
             let _ = output.await;
+            // At once: one that has been waited for must not be asked again by the next call.
+            self.outputs.pop();
         }
-        self.outputs.clear();
         self.hub.close();
     }
 

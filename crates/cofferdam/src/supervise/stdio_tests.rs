@@ -55,6 +55,23 @@ fn bytes_arrive_whole_and_in_order_at_a_slow_reader() {
 }
 
 #[test]
+fn waiting_for_the_end_can_be_given_up_and_begun_again() {
+    let Fixture { mut pumps, container, stdout } = fixture(None, None);
+    // One stream ends, the other does not yet.
+    drop((container.stderr, stdout));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let brief = Duration::from_millis(50);
+    for _ in 0..2 {
+        assert!(runtime.block_on(async { tokio::time::timeout(brief, pumps.finished()).await }).is_err());
+    }
+    drop(container.stdout);
+    pumps.container_ended();
+    runtime.block_on(pumps.finished());
+    // And once more after the end.
+    runtime.block_on(pumps.finished());
+}
+
+#[test]
 fn a_dead_reader_closes_the_containers_pipe() {
     let mut fixture = fixture(None, None);
     drop(fixture.stdout.take());
