@@ -62,6 +62,9 @@ pub(crate) enum Command {
     /// Print what a container in the background has written
     #[command(after_help = LOGS_EXAMPLES)]
     Logs(LogsArgs),
+    /// Print what happens to containers, as it happens
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events(EventsArgs),
     /// Send a signal to containers
     Kill(KillArgs),
     /// End containers: a signal, a time of grace, SIGKILL
@@ -272,6 +275,25 @@ pub(crate) struct AttachArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Begin with those of this time: RFC 3339, seconds since 1970, or a length of time before now
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) since: Option<Timestamp>,
+    /// End at this time; 0s is now
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) until: Option<Timestamp>,
+    /// Begin after the event with this number; 0 is before all
+    #[arg(long, value_name = "SEQ")]
+    pub(crate) after: Option<u64>,
+    /// Print those that fit: container=, event=
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// json, or a template such as '{{.seq}} {{.event}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
     /// Go on with what comes, until the container has ended
     #[arg(short, long)]
@@ -426,6 +448,12 @@ const EXEC_EXAMPLES: &str = "\
 Examples:
   cofferdam exec web ps
   cofferdam exec -it -u nobody web sh";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  cofferdam events --filter event=exit --format json
+  cofferdam events --since 1h --until 0s
+  cofferdam events --after 4711";
 
 const LOGS_EXAMPLES: &str = "\
 Examples:

@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod doctor;
 pub mod engine;
 pub mod error;
+pub mod event;
 pub mod exit;
 pub mod fault;
 pub mod host;

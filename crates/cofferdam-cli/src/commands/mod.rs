@@ -3,6 +3,7 @@
 mod attach;
 mod create;
 mod doctor;
+mod events;
 mod exec;
 mod explain;
 mod info;
@@ -45,6 +46,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Wait(args) => wait::wait(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Attach(args) => attach::attach(&context, args).await,
+        Command::Events(args) => events::events(&context, args).await,
         Command::Logs(args) => logs::logs(&context, args).await,
         Command::Kill(args) => signals::kill(&context, args).await,
         Command::Stop(args) => signals::stop(&context, args).await,

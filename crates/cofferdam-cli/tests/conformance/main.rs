@@ -9,6 +9,7 @@ mod attach;
 mod bulk;
 mod deaths;
 mod endings;
+mod events;
 mod exit;
 mod faults;
 mod inputs;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         endings::CASES,
         logs::CASES,
         attach::CASES,
+        events::CASES,
         faults::CASES,
         bulk::CASES,
     ];

@@ -5,6 +5,7 @@
 //! Not here: making containers (`launch`), and containers that are not ours (`inventory` only lists them).
 
 mod attach;
+mod events;
 mod exec;
 mod held;
 mod inventory;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
+pub use events::{EventStream, EventsFrom};
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use logs::ContainerLog;

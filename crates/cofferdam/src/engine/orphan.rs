@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use super::held::Held;
 use super::{Engine, EngineError, View};
 use crate::error::{Code, Failure};
+use crate::event::Happening;
 use crate::exit::{
     AskedBy, Cause, Death, Evidence, ExitReport, ProcessEnd, REPORT_VERSION, SentSignal, StdioReport, decide,
 };
@@ -87,6 +88,7 @@ impl Engine {
         record: &mut Record,
         report: &mut ExitReport,
     ) -> Result<(), EngineError> {
+        self.tell_end(record, Happening::end(report));
         let left = self.clear_remains(container, record).await;
         fault::reached("orphan.cleared").map_err(Failure::from)?;
         record.status = Status::Stopped;
@@ -95,6 +97,7 @@ impl Engine {
         report.cleanup.extend(left);
         if record.remove && record.cleared {
             forget(&self.state, container, record, &mut report.cleanup);
+            self.tell(record, Happening::Remove);
             return Ok(());
         }
         if changed {
@@ -192,7 +195,9 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let Some(held) = Held::of(&view.record, &self.host.boot_id) else { return Ok(()) };
         put_down(view, signal, by);
-        self.signal_held(view, &held, signal, scope).await
+        self.signal_held(view, &held, signal, scope).await?;
+        self.tell(&view.record, Happening::Kill { signal, by });
+        Ok(())
     }
 
     async fn signal_held(
@@ -233,7 +238,7 @@ impl Engine {
             // Whatever becomes of it, SIGKILL follows.
             let polite = self.signal_held(&view, held, signal, KillScope::Init);
             match tokio::time::timeout(CALL_LIMIT, polite).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.tell(&view.record, Happening::Kill { signal, by }),
                 Ok(Err(error)) => tracing::warn!(error = %Failure::of(&error), "the signal was not sent"),
                 Err(_) => tracing::warn!("the runtime did not send the signal in time"),
             }
@@ -242,6 +247,7 @@ impl Engine {
                 put_down(&view, Signal::KILL, by);
                 // ESRCH: it ended at the last moment.
                 let _ = held.process.signal(Signal::KILL);
+                self.tell(&view.record, Happening::Kill { signal: Signal::KILL, by });
             }
         }
         self.see_end(view, held).await

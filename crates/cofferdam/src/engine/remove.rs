@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Engine, EngineError, View};
 use crate::cgroup::CgroupPath;
 use crate::error::Failure;
+use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::lifecycle::Verb;
@@ -75,6 +76,7 @@ impl Engine {
             self.state.release_name(name, &view.container.id)?;
         }
         self.state.remove_container(&view.container)?;
+        self.tell(&view.record, Happening::Remove);
         Ok(RemoveOutcome::Removed { report: report.map(Box::new), left })
     }
 

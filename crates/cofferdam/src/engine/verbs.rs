@@ -4,6 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::{Engine, EngineError, View};
+use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::lifecycle::{Status, Verb, WrongState};
 use crate::request::Limits;
@@ -204,6 +205,8 @@ impl Engine {
                     Status::Running
                 };
                 view.record.status = status;
+                let what = if verb == Verb::Pause { Happening::Pause } else { Happening::Unpause };
+                self.tell(&view.record, what);
                 Ok(view.container.write_record(&view.record)?)
             }
         }
@@ -227,6 +230,7 @@ impl Engine {
                 let target = OwnedTarget::of(&view.container, &view.record);
                 runtime.update(target.target(), limits, view.container.path()).await?;
                 view.record.limits = view.record.limits.overlaid_with(limits);
+                self.tell(&view.record, Happening::Update { limits: *limits });
                 Ok(view.container.write_record(&view.record)?)
             }
         }

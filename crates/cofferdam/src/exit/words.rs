@@ -58,6 +58,11 @@ impl ExitReport {
         Some(format!("{who} exited {}: {text}", self.cause.shell_code()))
     }
 
+    /// How many processes of it the kernel killed for lack of memory, if it did.
+    pub(crate) fn oom_kills(&self) -> Option<u64> {
+        self.memory().map(|memory| memory.oom_kill).filter(|kills| *kills > 0)
+    }
+
     fn memory(&self) -> Option<&MemoryCounters> {
         self.evidence.iter().find_map(|evidence| match evidence {
             Evidence::Memory { counters } => Some(counters),

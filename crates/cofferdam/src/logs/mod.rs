@@ -10,6 +10,7 @@
 //! are counted in an entry of their own. Not here: who reads the container's pipes (`supervise::stdio`).
 
 mod format;
+mod lines;
 mod reader;
 mod writer;
 
@@ -20,6 +21,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use format::{decode, encode};
+pub(crate) use lines::LineReader;
 pub use reader::{LogReader, ReadLimits};
 pub(crate) use writer::LogWriter;
 
@@ -132,6 +134,6 @@ impl Stream {
 }
 
 /// A file of a folder of logs: 0 is the newest.
-fn file_at(folder: &Path, age: u32) -> PathBuf {
+pub(crate) fn file_at(folder: &Path, age: u32) -> PathBuf {
     if age == 0 { folder.join(FILE_NAME) } else { folder.join(format!("{FILE_NAME}.{age}")) }
 }

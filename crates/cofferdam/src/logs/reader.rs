@@ -1,19 +1,13 @@
 //! Reading a container's log: from its oldest file on, across the beginning of new ones, also while it is written.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::{LogEntry, LogFormat, decode, file_at};
-
-/// Files that are looked for at most; a writer keeps fewer.
-const FILES_LIMIT: u32 = 1000;
-/// The longest line that is taken for an entry, in bytes: one of [`super::ENTRY_LIMIT_BYTES`], with each byte escaped.
-const LINE_LIMIT: u64 = 256 << 10;
+use super::lines::LineReader;
+use super::{LogEntry, LogFormat, decode};
 
 /// Which entries are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,23 +23,13 @@ pub struct ReadLimits {
 /// Reads the entries of one log in order.
 #[derive(Debug)]
 pub struct LogReader {
-    folder: PathBuf,
+    lines: LineReader,
     format: LogFormat,
     limits: ReadLimits,
-    current: Option<Current>,
     /// Entries that were read ahead for [`ReadLimits::tail`].
     ahead: VecDeque<LogEntry>,
     /// Lines that are no entries.
     damaged: u64,
-}
-
-/// The file that is being read.
-#[derive(Debug)]
-struct Current {
-    file: BufReader<File>,
-    inode: u64,
-    /// The end of the last whole line, in bytes.
-    position: u64,
 }
 
 impl ReadLimits {
@@ -61,8 +45,8 @@ impl LogReader {
     /// # Errors
     /// What the file system returns. A folder without a file is an empty log.
     pub fn open(folder: &Path, format: LogFormat, limits: ReadLimits) -> io::Result<Self> {
-        let (folder, current) = (folder.to_owned(), None);
-        let mut reader = Self { folder, format, limits, current, ahead: VecDeque::new(), damaged: 0 };
+        let lines = LineReader::new(folder);
+        let mut reader = Self { lines, format, limits, ahead: VecDeque::new(), damaged: 0 };
         if let Some(tail) = limits.tail {
             reader.read_tail(tail)?;
         }
@@ -77,7 +61,7 @@ impl LogReader {
         if let Some(entry) = self.ahead.pop_front() {
             return Ok(Some(entry));
         }
-        while let Some(line) = self.next_line()? {
+        while let Some(line) = self.lines.next_line()? {
             match decode(self.format, &line) {
                 Some(entry) if self.limits.takes(&entry) => return Ok(Some(entry)),
                 Some(_) => {}
@@ -110,78 +94,11 @@ impl LogReader {
         self.ahead = kept;
         Ok(())
     }
-
-    /// The next whole line of the files, without its end.
-    fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        loop {
-            if self.current.is_none() {
-                self.current = self.oldest()?;
-            }
-            let Some(current) = &mut self.current else { return Ok(None) };
-            if let Some(line) = current.line()? {
-                return Ok(Some(line));
-            }
-            let inode = current.inode;
-            let Some(newer) = self.newer_than(inode)? else { return Ok(None) };
-            // What was written between our look and the beginning of the newer file.
-            if let Some(line) = self.current.as_mut().map_or(Ok(None), Current::line)? {
-                return Ok(Some(line));
-            }
-            self.current = Some(newer);
-        }
-    }
-
-    fn oldest(&self) -> io::Result<Option<Current>> {
-        let last = (0..FILES_LIMIT).take_while(|age| file_at(&self.folder, *age).exists()).last();
-        // Between two renames of the writer the newest may be missing.
-        let last = last.or_else(|| file_at(&self.folder, 1).exists().then_some(1));
-        last.map_or(Ok(None), |age| Current::open(&file_at(&self.folder, age)))
-    }
-
-    /// The file that was begun after the one with this inode; `None` when that is the newest.
-    fn newer_than(&self, inode: u64) -> io::Result<Option<Current>> {
-        let age_of_ours = (0..FILES_LIMIT)
-            .map(|age| (age, std::fs::metadata(file_at(&self.folder, age))))
-            // One gap is the writer's, between two renames.
-            .take_while(|(age, metadata)| metadata.is_ok() || *age == 0)
-            .find(|(_, metadata)| metadata.as_ref().is_ok_and(|metadata| metadata.ino() == inode))
-            .map(|(age, _)| age);
-        match age_of_ours {
-            Some(0) => Ok(None),
-            Some(age) => Current::open(&file_at(&self.folder, age - 1)),
-            // It has been removed since, and with it perhaps others that we have not read.
-            None => self.oldest(),
-        }
-    }
-}
-
-impl Current {
-    fn open(path: &Path) -> io::Result<Option<Self>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let inode = file.metadata()?.ino();
-        Ok(Some(Self { file: BufReader::with_capacity(64 << 10, file), inode, position: 0 }))
-    }
-
-    /// The next whole line. A part of one is left where it is: the writer may be in it, or take it back.
-    fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut line = Vec::new();
-        let count = io::Read::take(&mut self.file, LINE_LIMIT).read_until(b'\n', &mut line)? as u64;
-        if line.pop_if(|byte| *byte == b'\n').is_some() || count == LINE_LIMIT {
-            self.position += count;
-            return Ok(Some(line));
-        }
-        self.file.seek(SeekFrom::Start(self.position))?;
-        Ok(None)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LogConfig, LogWriter, OnFull, Stream};
+    use super::super::{LogConfig, LogWriter, OnFull, Stream, file_at};
     use super::*;
 
     fn writer(folder: &Path, max_bytes: u64) -> LogWriter {

@@ -12,6 +12,7 @@
 //!     control.sock           where the supervisor listens
 //!     runtime.log            the runtime's own log
 //!   names/NAME -> ID         exclusive: a name has one container
+//!   events/                  what happened to all of them, in one order
 //!   logs/ID/                 what the container wrote; of the default state directory in /var/log/cofferdam
 //!   runtime/NAME/            state roots of the runtimes
 //!   cache/                   features of runtimes
@@ -21,6 +22,7 @@
 //! A folder whose lock is free has no living supervisor.
 
 mod container;
+mod events;
 mod file;
 mod lock;
 mod names;
@@ -193,7 +195,7 @@ impl StateDir {
         if metadata.mode() & 0o077 != 0 {
             return Err(unusable(format!("others may enter it (mode {:04o})", metadata.mode() & 0o7777)));
         }
-        for part in ["containers", "names", "runtime", "cache"] {
+        for part in ["containers", "names", "runtime", "cache", "events"] {
             make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;
         }
         Ok(Self { path: path.to_owned() })

@@ -11,7 +11,8 @@ use super::control::{Answer, Command, Request};
 use super::remains::{clear_away, complete, forget, runtime_words};
 use super::stdio::Pumps;
 use super::supervisor::Supervisor;
-use crate::error::Failure;
+use crate::error::{Code, Failure};
+use crate::event::Happening;
 use crate::exit::{Cause, Death, ExitReport, REPORT_VERSION, decide};
 use crate::fault;
 use crate::lifecycle::Status;
@@ -46,6 +47,8 @@ impl Supervisor {
         let mut report = self.judge(death).await;
         let drained = tokio::time::timeout(REPORT_PATIENCE, pumps.finished()).await.is_ok();
         report.stdio = pumps.report();
+        self.untold.extend(report.oom_kills().map(|kills| Happening::Oom { kills }));
+        self.untold.push(Happening::end(&report));
         self.write_report(&mut report, callers).await;
         self.clear_and_conclude(&mut report).await;
         self.answer_waiting(&report);
@@ -114,14 +117,18 @@ impl Supervisor {
         passed("end.reported");
     }
 
-    fn try_to_write(&self, report: &ExitReport) -> Result<(), Failure> {
+    /// Writes the report, and then the event.
+    fn try_to_write(&mut self, report: &ExitReport) -> Result<(), Failure> {
         fault::reached("end.report").map_err(Failure::from)?;
-        if self.container.write_report(report).is_ok() {
-            return Ok(());
+        if self.container.write_report(report).is_err() || !self.flush_events() {
+            // Space was set aside for exactly this.
+            self.container.release_reserve();
+            self.container.write_report(report).map_err(|error| Failure::of(&error))?;
+            if !self.flush_events() {
+                return Err(events_missing());
+            }
         }
-        // Space was set aside for exactly this.
-        self.container.release_reserve();
-        self.container.write_report(report).map_err(|error| Failure::of(&error))
+        Ok(())
     }
 
     /// Takes the container away, and forgets it or says in its record that it has ended.
@@ -133,6 +140,7 @@ impl Supervisor {
         report.cleanup.extend(left);
         if self.record.remove && self.record.cleared {
             forget(&self.state, &self.container, &self.record, &mut report.cleanup);
+            self.tell(Happening::Remove);
             return;
         }
         self.container.release_reserve();
@@ -212,6 +220,15 @@ async fn drain(pumps: &mut Pumps, report: &ExitReport, callers: &mut Callers) {
                 }
             }
         }
+    }
+}
+
+fn events_missing() -> Failure {
+    Failure {
+        code: Code::StateWrite,
+        what: "the events of its end could not be written down".into(),
+        why: vec![],
+        next: Some("see whether the file system of the state directory is full or read-only".into()),
     }
 }
 

@@ -10,6 +10,7 @@ use super::control::{Answer, Command, Request, WAITING_LIMIT};
 use super::supervisor::{Made, Supervisor};
 use crate::bundle::read_config;
 use crate::error::{Code, Failure};
+use crate::event::Happening;
 use crate::exit::{AskedBy, SentSignal};
 use crate::fault;
 use crate::lifecycle::{Status, Verb, WrongState};
@@ -77,6 +78,7 @@ impl Supervisor {
             Ok(()) => {
                 self.has_started();
                 self.note(Status::Running);
+                self.tell(Happening::Start);
                 Ok(())
             }
             Err(failure) => {
@@ -111,6 +113,7 @@ impl Supervisor {
         self.check(Verb::Pause)?;
         self.runtime.pause(self.target.target()).await.map_err(|error| Failure::of(&error))?;
         self.note(Status::Paused);
+        self.tell(Happening::Pause);
         Ok(())
     }
 
@@ -118,6 +121,7 @@ impl Supervisor {
         self.check(Verb::Resume)?;
         self.runtime.resume(self.target.target()).await.map_err(|error| Failure::of(&error))?;
         self.note(Status::Running);
+        self.tell(Happening::Unpause);
         Ok(())
     }
 
@@ -130,6 +134,7 @@ impl Supervisor {
             .map_err(|error| Failure::of(&error))?;
         self.record.limits = self.record.limits.overlaid_with(limits);
         self.note(self.record.status);
+        self.tell(Happening::Update { limits: *limits });
         Ok(())
     }
 
@@ -182,13 +187,17 @@ impl Supervisor {
         let Some(process) = &made.init.pidfd else { return Ok(()) };
         // SIGKILL to the sandbox works even when it hangs; other signals are for the guest inside.
         let result = if direct {
-            return signal_directly(process, signal);
+            signal_directly(process, signal)?;
+            Ok(())
         } else {
             let scope = if all { KillScope::All } else { KillScope::Init };
             self.runtime.kill(self.target.target(), signal, scope).await
         };
         match result {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.tell(Happening::Kill { signal, by });
+                Ok(())
+            }
             // It ended between the question and the answer.
             Err(_) if process.has_ended().unwrap_or(false) => Ok(()),
             Err(error) => {

@@ -26,6 +26,7 @@ use super::sink::SharedLog;
 use super::stdio::{Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
 use crate::error::Failure;
+use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::host::HostFacts;
@@ -95,6 +96,8 @@ pub(crate) struct Supervisor {
     pub(super) end_at: Option<Instant>,
     /// When the record is written again, which could not be.
     pub(super) note_at: Option<Instant>,
+    /// Events that could not be written down yet, oldest first.
+    pub(super) untold: Vec<Happening>,
     /// Callers who wait for the end.
     pub(super) waiting: Vec<oneshot::Sender<Answer>>,
 }
@@ -136,6 +139,11 @@ impl Supervisor {
                 return None;
             }
         };
+        supervisor
+            .tell(Happening::Create { runtime: supervisor.record.runtime.name.clone(), pid: made.init.pid });
+        if supervisor.record.started.is_some() {
+            supervisor.tell(Happening::Start);
+        }
         let server = tokio::spawn(control::serve(listener, sender, hub, words_to_come));
         // The caller may have gone; the container stays.
         let _ = started.send(Ok(Started { pid: made.init.pid, terminal: made.terminal.take() }));
@@ -178,6 +186,7 @@ impl Supervisor {
             kill_at: None,
             end_at: None,
             note_at: None,
+            untold: vec![],
             waiting: vec![],
         };
         (supervisor, stdio, mode)
@@ -302,6 +311,27 @@ impl Supervisor {
             tracing::warn!(error = %Failure::of(&error), "the record could not be written; trying again");
             self.note_at = Some(Instant::now() + NOTE_PAUSE);
         }
+        self.flush_events();
+    }
+
+    /// Writes down what has happened. The container goes on when that fails; it is tried again.
+    pub(super) fn tell(&mut self, what: Happening) {
+        self.untold.push(what);
+        self.flush_events();
+    }
+
+    /// Writes down what has not been; says whether nothing is left.
+    pub(super) fn flush_events(&mut self) -> bool {
+        while let Some(what) = self.untold.first() {
+            let told = self.state.append_event(&self.container.id, self.record.name.as_ref(), what.clone());
+            if let Err(error) = told {
+                tracing::warn!(error = %Failure::of(&error), "an event could not be written down; trying again");
+                self.note_at = Some(Instant::now() + NOTE_PAUSE);
+                return false;
+            }
+            self.untold.remove(0);
+        }
+        true
     }
 
     pub(super) fn remains(&self) -> Remains<'_> {

@@ -15,6 +15,7 @@ pub use error::ExecError;
 use super::Engine;
 use crate::bundle::{BundleError, CONFIG_FILE};
 use crate::error::{Code, Failure};
+use crate::event::Happening;
 use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, StdioReport, decide};
 use crate::fault;
 use crate::lifecycle::Verb;
@@ -24,7 +25,7 @@ use crate::rootfs::{CommandError, Rootfs, check_process, resolve_user};
 use crate::runtime::{ExecCall, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
 use crate::spec::SpecView;
-use crate::state::{ContainerDir, write_atomically};
+use crate::state::{ContainerDir, Record, write_atomically};
 use crate::supervise::console::{ConsoleSocket, with_terminal};
 use crate::supervise::stdio::{OurEnds, Pumps, StdioPlan, pipes};
 use crate::supervise::{OwnedTarget, StartError, supervision};
@@ -58,6 +59,8 @@ pub struct RunningExec {
     files: ExecFiles,
     sandboxed: bool,
     sent: Vec<SentSignal>,
+    /// Who writes its end down, once.
+    teller: Option<(Engine, Record)>,
 }
 
 /// How such a process ended.
@@ -134,7 +137,11 @@ impl Engine {
             StartError::Runtime(RuntimeError::File { path: files.process.clone(), source })
         })?;
         let sandboxed = view.record.sandboxed;
-        Ok(start(runtime, target, files, request.terminal, stdio, sandboxed).await?)
+        let mut process = start(runtime, target, files, request.terminal, stdio, sandboxed).await?;
+        let command = shortened(request.args);
+        self.tell(&view.record, Happening::Exec { command, pid: process.pid });
+        process.teller = Some((self.clone(), view.record));
+        Ok(process)
     }
 }
 
@@ -149,6 +156,13 @@ impl Engine {
             _ => Ok(()),
         }
     }
+}
+
+/// A command as an event has it: its arguments may be as long as all other events together.
+fn shortened(args: Vec<String>) -> Vec<String> {
+    const ARGUMENTS: usize = 16;
+    const CHARACTERS: usize = 100;
+    args.into_iter().take(ARGUMENTS).map(|arg| arg.chars().take(CHARACTERS).collect()).collect()
 }
 
 async fn start(
@@ -182,9 +196,18 @@ async fn start(
         StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
     })?;
     match attach(ours, stdio, master) {
-        Ok((terminal, pumps)) => {
-            Ok(RunningExec { pid, terminal, runtime, target, process, pumps, files, sandboxed, sent: vec![] })
-        }
+        Ok((terminal, pumps)) => Ok(RunningExec {
+            pid,
+            terminal,
+            runtime,
+            target,
+            process,
+            pumps,
+            files,
+            sandboxed,
+            sent: vec![],
+            teller: None,
+        }),
         Err(error) => {
             // Nobody would see it end.
             if let Err(left) =
@@ -299,6 +322,9 @@ impl RunningExec {
         self.pumps.container_ended();
         self.pumps.finished().await;
         let (cause, _, evidence) = decide(&self.death(end));
+        if let Some((engine, record)) = self.teller.take() {
+            engine.tell(&record, Happening::ExecExit { pid: self.pid, cause: cause.clone() });
+        }
         ExecEnd { cause, evidence, stdio: self.pumps.report() }
     }
 
