@@ -21,25 +21,39 @@ pub(super) struct Head {
     format: LogFormat,
     time: Timestamp,
     stream: Stream,
-    text: String,
+    /// What stands before the bytes (`cri`) or after them (`json-file`), of an entry that ends a line and of one that
+    /// does not.
+    whole: String,
+    part: String,
 }
 
 impl Head {
     pub(super) fn new(format: LogFormat, time: Timestamp, stream: Stream) -> Self {
-        let text = match format {
-            LogFormat::Cri => format!("{time:.9} {} ", stream.name()),
-            LogFormat::JsonFile => String::new(),
+        let (whole, part) = match format {
+            LogFormat::Cri => {
+                let text = format!("{time:.9} {} ", stream.name());
+                (format!("{text}F "), format!("{text}P "))
+            }
+            LogFormat::JsonFile => {
+                let text = format!(r#"","stream":"{}","time":"{time}"}}"#, stream.name());
+                (format!(r"\n{text}"), text)
+            }
         };
-        Self { format, time, stream, text }
+        Self { format, time, stream, whole, part }
     }
 
     /// Appends an entry as a line.
     pub(super) fn encode(&self, bytes: &[u8], ends_line: bool, out: &mut Vec<u8>) {
         match self.format {
             LogFormat::Cri => {
-                out.extend_from_slice(self.text.as_bytes());
-                out.extend_from_slice(if ends_line { b"F " } else { b"P " });
+                let head = if ends_line { &self.whole } else { &self.part };
+                out.extend_from_slice(head.as_bytes());
                 out.extend_from_slice(bytes);
+            }
+            LogFormat::JsonFile if bytes.iter().all(is_plain) => {
+                out.extend_from_slice(br#"{"log":""#);
+                out.extend_from_slice(bytes);
+                out.extend_from_slice(if ends_line { &self.whole } else { &self.part }.as_bytes());
             }
             LogFormat::JsonFile => {
                 let mut log = String::from_utf8_lossy(bytes);
@@ -54,6 +68,11 @@ impl Head {
         }
         out.push(b'\n');
     }
+}
+
+/// Whether a byte stands for itself in a JSON string.
+fn is_plain(byte: &u8) -> bool {
+    (b' '..=b'~').contains(byte) && *byte != b'"' && *byte != b'\\'
 }
 
 /// Appends an entry as a line, its end included.
@@ -127,6 +146,16 @@ mod tests {
             text(LogFormat::JsonFile, &entry(b"a\"b", true)),
             r#"{"log":"a\"b\n","stream":"stderr","time":"2026-11-25T01:02:03.000000004Z"}"#
         );
+    }
+
+    #[test]
+    fn the_short_way_to_json_is_the_same_as_the_long_one() {
+        for (bytes, ends_line) in [(&b"plain [text]!"[..], true), (b"plain", false), (b"", true)] {
+            let entry = entry(bytes, ends_line);
+            let log = String::from_utf8([bytes, if ends_line { b"\n" } else { b"" }].concat()).unwrap();
+            let long = JsonEntry { log: log.into(), stream: entry.stream, time: entry.time, raw: None };
+            assert_eq!(line(LogFormat::JsonFile, &entry), serde_json::to_vec(&long).unwrap());
+        }
     }
 
     #[test]

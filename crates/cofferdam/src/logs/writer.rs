@@ -54,18 +54,13 @@ impl LogWriter {
             Head::new(self.config.format, time, Stream::Stderr).encode(words.as_bytes(), true, &mut buffer);
         }
         let head = Head::new(self.config.format, time, stream);
-        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let (line, ends_line) = match line.strip_suffix(b"\n") {
-                Some(line) => (line, true),
-                None => (line, false),
-            };
-            let mut rest = line;
-            while rest.len() > ENTRY_LIMIT_BYTES {
-                let (piece, more) = rest.split_at(ENTRY_LIMIT_BYTES);
-                head.encode(piece, false, &mut buffer);
-                rest = more;
-            }
-            head.encode(rest, ends_line, &mut buffer);
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', bytes) {
+            encode_line(&head, &bytes[start..end], true, &mut buffer);
+            start = end + 1;
+        }
+        if start < bytes.len() {
+            encode_line(&head, &bytes[start..], false, &mut buffer);
         }
         let written = self.append(&buffer);
         self.buffer = buffer;
@@ -119,6 +114,16 @@ impl LogWriter {
         self.size = 0;
         Ok(())
     }
+}
+
+/// A line, or the beginning of one, in as many entries as it takes.
+fn encode_line(head: &Head, mut line: &[u8], ends_line: bool, buffer: &mut Vec<u8>) {
+    while line.len() > ENTRY_LIMIT_BYTES {
+        let (piece, more) = line.split_at(ENTRY_LIMIT_BYTES);
+        head.encode(piece, false, buffer);
+        line = more;
+    }
+    head.encode(line, ends_line, buffer);
 }
 
 fn open_file(path: &Path) -> io::Result<std::fs::File> {
