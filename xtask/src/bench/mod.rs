@@ -5,6 +5,7 @@
 
 mod contenders;
 mod latency;
+mod logs;
 mod memory;
 mod ratio;
 
@@ -77,6 +78,7 @@ pub(crate) fn run(shell: &Shell, args: &BenchArgs) -> Result<()> {
         rows.push(memory::of_a_monitor(&bench, runtime)?);
         rows.push(latency::calls_of_the_runtime(&bench, runtime)?);
     }
+    rows.extend(logs::throughput(&bench, "runc")?);
     rows.push(latency::list_of_a_hundred(&bench)?);
     print(&rows);
     Ok(())
