@@ -13,6 +13,7 @@ use crate::{Case, case};
 pub(crate) const CASES: &[Case] = &[
     case("streams::output_and_errors_stay_apart", output_and_errors_stay_apart),
     case("streams::input_comes_back_byte_for_byte", input_comes_back_byte_for_byte),
+    case("streams::nothing_of_ours_gets_in", nothing_of_ours_gets_in).real(),
     case("streams::without_interactive_input_is_empty", without_interactive_input_is_empty),
     case(
         "streams::a_gigabyte_arrives_whole_past_a_stalling_reader",
@@ -64,6 +65,37 @@ fn input_comes_back_byte_for_byte(lab: &Lab) {
     let done = running.finish().expect_code(0);
     writer.join().unwrap().unwrap();
     assert!(done.stdout == bytes, "{} bytes came back of {}", done.stdout.len(), bytes.len());
+}
+
+/// What a container sees of its descriptors and of processes: the way out of CVE-2024-21626 and CVE-2019-5736.
+fn nothing_of_ours_gets_in(lab: &Lab) {
+    // Our own caller may leave anything open to us, a directory of the host say.
+    let with_open_directory = |words: &[String]| {
+        let quoted: Vec<String> =
+            words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect();
+        let cofferdam = lab.command(["x"]).get_program().to_string_lossy().into_owned();
+        let mut command = new_command("sh");
+        command.args(["-c", &format!("exec 9</; exec 8>/dev/null; exec {cofferdam} {}", quoted.join(" "))]);
+        command.envs(lab.command(["x"]).get_envs().filter_map(|(key, value)| Some((key, value?))));
+        cofferdam_testkit::lab::finish(command)
+    };
+    // The shell itself looks: nothing is started that would open something of its own.
+    let look = "for fd in /proc/self/fd/*; do [ -e $fd ] && echo ${fd##*/}; done; \
+                for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done";
+    let args = lab.launch_args("run", &["--rm"], &["sh", "-c", look]);
+    let expect = |done: cofferdam_testkit::lab::Finished| {
+        let text = done.expect_code(0).text();
+        let open: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        assert!(open.iter().all(|fd| *fd <= 3 || *fd == 10), "{text}");
+        assert!(!text.contains("cofferdam") && !text.contains("monitor"), "{text}");
+    };
+    expect(with_open_directory(&args));
+    let args = lab.launch_args("run", &["--detach"], &["sleep", "1000"]);
+    let id = with_open_directory(&args).expect_code(0).text();
+    let exec: Vec<String> = ["exec", &id, "sh", "-c", look].iter().map(|word| (*word).to_owned()).collect();
+    expect(with_open_directory(&exec));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
 }
 
 fn without_interactive_input_is_empty(lab: &Lab) {
