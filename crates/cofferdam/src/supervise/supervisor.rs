@@ -38,6 +38,8 @@ use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
 
 /// How long after a record could not be written it is tried again.
 const NOTE_PAUSE: Duration = Duration::from_secs(1);
+/// Events that wait for room on the disk at most. The end of the container is not among them: it always waits.
+const UNTOLD_LIMIT: usize = 1024;
 /// How long callers may take to read the last answers.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -316,6 +318,10 @@ impl Supervisor {
 
     /// Writes down what has happened. The container goes on when that fails; it is tried again.
     pub(super) fn tell(&mut self, what: Happening) {
+        if self.untold.len() >= UNTOLD_LIMIT {
+            tracing::warn!(%what, "an event is lost: too many wait to be written down");
+            return;
+        }
         self.untold.push(what);
         self.flush_events();
     }
