@@ -161,7 +161,7 @@ impl View {
     /// What the user calls it: its name, or the short id.
     #[must_use]
     pub fn title(&self) -> String {
-        self.record.name.as_ref().map_or_else(|| self.container.id.short().to_owned(), ToString::to_string)
+        self.record.title()
     }
 }
 

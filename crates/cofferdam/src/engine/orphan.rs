@@ -301,11 +301,7 @@ impl Engine {
             (report.usage, report.cleanup) = (counters.usage, cleanup);
             report
         };
-        if container.write_report(&report).is_err() {
-            // Space was set aside for exactly this.
-            container.release_reserve();
-            container.write_report(&report)?;
-        }
+        container.write_report(&report)?;
         fault::reached("orphan.reported").map_err(Failure::from)?;
         self.clear(container, record, &mut report).await?;
         Ok(report)

@@ -9,17 +9,18 @@
 //! Invariant: the bytes of a stream's entries, put together, are the bytes that the container wrote, but for gaps that
 //! are counted in an entry of their own. Not here: who reads the container's pipes (`supervise::stdio`).
 
+mod files;
 mod format;
 mod lines;
 mod reader;
 mod writer;
 
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use files::{begin_another, file_at, open_newest};
 pub use format::{decode, encode};
 pub(crate) use lines::LineReader;
 pub use reader::{LogReader, ReadLimits};
@@ -27,8 +28,6 @@ pub(crate) use writer::LogWriter;
 
 /// The most that one entry holds, in bytes: what Kubernetes' and docker's readers expect at most.
 pub const ENTRY_LIMIT_BYTES: usize = 16 << 10;
-/// The name of the newest file in a container's folder of logs; older ones have a number after it.
-const FILE_NAME: &str = "log";
 
 /// How a container's output is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,9 +130,4 @@ impl Stream {
             Self::Stderr => "stderr",
         }
     }
-}
-
-/// A file of a folder of logs: 0 is the newest.
-pub(crate) fn file_at(folder: &Path, age: u32) -> PathBuf {
-    if age == 0 { folder.join(FILE_NAME) } else { folder.join(format!("{FILE_NAME}.{age}")) }
 }

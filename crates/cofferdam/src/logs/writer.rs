@@ -1,13 +1,13 @@
 //! Writing a container's log: whole entries, files of a bounded size, and gaps that are counted.
 
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::format::Head;
-use super::{ENTRY_LIMIT_BYTES, LogConfig, Stream, file_at};
+use super::{ENTRY_LIMIT_BYTES, LogConfig, Stream, begin_another, open_newest};
 
 /// Writes the log of one container. One writer a log.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl LogWriter {
     /// What the file system returns.
     pub(crate) fn open(folder: &Path, config: LogConfig) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let file = open_file(&file_at(folder, 0))?;
+        let file = open_newest(folder)?;
         let size = file.metadata()?.len();
         Ok(Self { config, folder: folder.to_owned(), file, size, gap: None, buffer: Vec::new() })
     }
@@ -82,7 +82,8 @@ impl LogWriter {
     /// Appends whole entries, or nothing.
     fn append(&mut self, entries: &[u8]) -> io::Result<()> {
         if self.size > 0 && self.size.saturating_add(entries.len() as u64) > self.config.max_bytes {
-            self.rotate()?;
+            self.file = begin_another(&self.folder, self.config.max_files)?;
+            self.size = 0;
         }
         match self.file.write_all(entries) {
             Ok(()) => {
@@ -96,24 +97,6 @@ impl LogWriter {
             }
         }
     }
-
-    /// Begins another file. Whoever reads the old one still has it.
-    fn rotate(&mut self) -> io::Result<()> {
-        let last = self.config.max_files.saturating_sub(1);
-        if last == 0 {
-            // A new file and not an empty one: a reader must not find other bytes where it has been.
-            std::fs::remove_file(file_at(&self.folder, 0))?;
-        }
-        for age in (0..last).rev() {
-            match std::fs::rename(file_at(&self.folder, age), file_at(&self.folder, age + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        self.file = open_file(&file_at(&self.folder, 0))?;
-        self.size = 0;
-        Ok(())
-    }
 }
 
 /// A line, or the beginning of one, in as many entries as it takes.
@@ -126,13 +109,9 @@ fn encode_line(head: &Head, mut line: &[u8], ends_line: bool, buffer: &mut Vec<u
     head.encode(line, ends_line, buffer);
 }
 
-fn open_file(path: &Path) -> io::Result<std::fs::File> {
-    std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{LogFormat, OnFull, decode};
+    use super::super::{LogFormat, OnFull, decode, file_at};
     use super::*;
 
     fn config(max_bytes: u64, max_files: u32) -> LogConfig {

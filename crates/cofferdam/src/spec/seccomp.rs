@@ -83,7 +83,7 @@ const EPERM: u32 = 1;
 const PERSONALITIES: [u64; 5] = [0x0, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// `AF_VSOCK`: reaches the hypervisor of the host past all network namespaces.
 const AF_VSOCK: u64 = 40;
-/// The last family that Linux has, as of 6.18: `AF_MCTP` is 45.
+/// The highest number that is let through: one above `AF_MCTP`, the last family of Linux 6.18.
 const AF_LAST: u64 = 46;
 
 /// The profile for a set of capabilities on a machine (`uname -m`), as `linux.seccomp` of the specification.

@@ -91,12 +91,15 @@ impl ContainerDir {
         self.path.join("edits.json")
     }
 
-    /// Writes the report of the container's end.
+    /// Writes the report of the container's end, into the space that was set aside for it where there is no other.
     ///
     /// # Errors
     /// [`StateError::File`].
     pub fn write_report(&self, report: &ExitReport) -> Result<(), StateError> {
-        write_json(&self.report_file(), report)
+        write_json(&self.report_file(), report).or_else(|_| {
+            self.release_reserve();
+            write_json(&self.report_file(), report)
+        })
     }
 
     /// Reads the report of the container's end; `None` when it has not ended.

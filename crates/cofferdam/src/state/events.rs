@@ -1,7 +1,7 @@
 //! The events of a state directory on disk: lines that any process appends, numbered under a lock.
 
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{StateDir, StateError, lock};
 use crate::event::{Event, Happening};
 use crate::id::{ContainerId, ContainerName};
-use crate::logs::{LineReader, file_at};
+use crate::logs::{LineReader, begin_another, file_at, open_newest};
 
 /// How large one file becomes, in bytes, before another one is begun.
 const FILE_BYTES: u64 = 4 << 20;
@@ -40,11 +40,12 @@ impl StateDir {
         let folder = self.events();
         let failed = |source| StateError::File { path: folder.clone(), what: "written", source };
         let _guard = self.lock_events()?;
-        let seq = last_number(&folder).map_err(failed)? + 1;
+        let mut file = open_newest(&folder).map_err(failed)?;
+        let seq = last_number(&folder, &mut file).map_err(failed)? + 1;
         let event = Event { seq, time: Timestamp::now(), id: id.clone(), name: name.cloned(), what };
         let mut line = serde_json::to_vec(&event).map_err(|error| failed(error.into()))?;
         line.push(b'\n');
-        append(&folder, &line).map_err(failed)?;
+        append(&folder, file, &line).map_err(failed)?;
         Ok(seq)
     }
 
@@ -83,26 +84,38 @@ impl StateDir {
     }
 }
 
-/// The number of the last event; 0 before the first. A line that its writer did not come to end is taken away.
-fn last_number(folder: &Path) -> io::Result<u64> {
-    for age in 0..FILES {
-        let mut file = match std::fs::OpenOptions::new().read(true).write(true).open(file_at(folder, age)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        // Nearly all are short.
-        for reach in [SHORT_EVENT, EVENT_LIMIT] {
-            if let Some(seq) = number_at_end(&mut file, reach)? {
-                return Ok(seq);
+/// The number of the last event, 0 before the first; `newest` is the newest file. A line that its writer did not come to
+/// end is taken away.
+fn last_number(folder: &Path, newest: &mut File) -> io::Result<u64> {
+    if let Some(seq) = number_in(newest)? {
+        return Ok(seq);
+    }
+    for age in 1..FILES {
+        match File::open(file_at(folder, age)) {
+            Ok(mut file) => {
+                if let Some(seq) = number_in(&mut file)? {
+                    return Ok(seq);
+                }
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(0)
 }
 
+/// The number of the last event in a file. Nearly all events are short.
+fn number_in(file: &mut File) -> io::Result<Option<u64>> {
+    for reach in [SHORT_EVENT, EVENT_LIMIT] {
+        if let Some(seq) = number_at_end(file, reach)? {
+            return Ok(Some(seq));
+        }
+    }
+    Ok(None)
+}
+
 /// The number of the last event, if all of it is so far from the end of the file.
-fn number_at_end(file: &mut std::fs::File, reach: u64) -> io::Result<Option<u64>> {
+fn number_at_end(file: &mut File, reach: u64) -> io::Result<Option<u64>> {
     let start = file.metadata()?.len().saturating_sub(reach);
     file.seek(SeekFrom::Start(start))?;
     let mut tail = Vec::new();
@@ -115,19 +128,10 @@ fn number_at_end(file: &mut std::fs::File, reach: u64) -> io::Result<Option<u64>
     Ok(serde_json::from_slice::<Event>(last).ok().map(|event| event.seq))
 }
 
-fn append(folder: &Path, line: &[u8]) -> io::Result<()> {
-    let path = file_at(folder, 0);
-    let mut file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+fn append(folder: &Path, mut file: File, line: &[u8]) -> io::Result<()> {
     let mut length = file.metadata()?.len();
     if length > 0 && length + line.len() as u64 > FILE_BYTES {
-        for age in (0..FILES - 1).rev() {
-            match std::fs::rename(file_at(folder, age), file_at(folder, age + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        file = std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
-        length = 0;
+        (file, length) = (begin_another(folder, FILES)?, 0);
     }
     file.write_all(line).or_else(|error| {
         // A part of a line is no event.

@@ -130,6 +130,11 @@ pub struct Record {
 const SENT_LIMIT: usize = 64;
 
 impl Record {
+    /// What the user calls the container: its name, or the short id.
+    pub(crate) fn title(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.id.short().to_owned(), ToString::to_string)
+    }
+
     /// Puts down a signal that is about to be sent.
     pub(crate) fn put_down(&mut self, sent: SentSignal) {
         if self.sent.len() == SENT_LIMIT {

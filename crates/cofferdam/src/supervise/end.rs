@@ -120,15 +120,13 @@ impl Supervisor {
     /// Writes the report, and then the event.
     fn try_to_write(&mut self, report: &ExitReport) -> Result<(), Failure> {
         fault::reached("end.report").map_err(Failure::from)?;
-        if self.container.write_report(report).is_err() || !self.flush_events() {
-            // Space was set aside for exactly this.
-            self.container.release_reserve();
-            self.container.write_report(report).map_err(|error| Failure::of(&error))?;
-            if !self.flush_events() {
-                return Err(events_missing());
-            }
+        self.container.write_report(report).map_err(|error| Failure::of(&error))?;
+        if self.flush_events() {
+            return Ok(());
         }
-        Ok(())
+        // The space that was set aside is for them, too.
+        self.container.release_reserve();
+        if self.flush_events() { Ok(()) } else { Err(events_missing()) }
     }
 
     /// Takes the container away, and forgets it or says in its record that it has ended.

@@ -175,7 +175,7 @@ impl Supervisor {
         let direct = !all && (!self.record.sandboxed || signal == Signal::KILL);
         if self.record.status == Status::Paused && !direct {
             // gVisor refuses it; runc would keep it for later.
-            let (container, verb, status) = (self.title(), Verb::Kill, Status::Paused);
+            let (container, verb, status) = (self.record.title(), Verb::Kill, Status::Paused);
             return Err(Failure::of(&WrongState { container, verb, status }));
         }
         // Before it is sent: the container may be dead when the call returns.

@@ -296,13 +296,7 @@ impl Supervisor {
     }
 
     pub(super) fn check(&self, verb: Verb) -> Result<(), Failure> {
-        self.record.status.check(verb, &self.title()).map_err(|error| Failure::of(&error))
-    }
-
-    /// What the user calls the container.
-    pub(super) fn title(&self) -> String {
-        let short = || self.container.id.short().to_owned();
-        self.record.name.as_ref().map_or_else(short, ToString::to_string)
+        self.record.status.check(verb, &self.record.title()).map_err(|error| Failure::of(&error))
     }
 
     /// Writes down what has changed. The container goes on when that fails; the next command asks us, not the disk.
