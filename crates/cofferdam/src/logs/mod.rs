@@ -24,7 +24,7 @@ pub(crate) use files::{begin_another, file_at, open_newest};
 pub use format::{decode, encode};
 pub(crate) use lines::LineReader;
 pub use reader::{LogReader, ReadLimits};
-pub(crate) use writer::LogWriter;
+pub(crate) use writer::{LogWriter, Unlogged};
 
 /// The most that one entry holds, in bytes: what Kubernetes' and docker's readers expect at most.
 pub const ENTRY_LIMIT_BYTES: usize = 16 << 10;

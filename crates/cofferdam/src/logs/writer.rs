@@ -29,6 +29,13 @@ struct Gap {
     why: io::Error,
 }
 
+/// Output that is not in the log: so many bytes at the end of what was to be written.
+#[derive(Debug)]
+pub(crate) struct Unlogged {
+    pub(crate) bytes: usize,
+    pub(crate) error: io::Error,
+}
+
 impl LogWriter {
     /// Makes the folder of a container's logs and opens the newest file.
     ///
@@ -41,33 +48,57 @@ impl LogWriter {
         Ok(Self { config, folder: folder.to_owned(), file, size, gap: None, buffer: Vec::new() })
     }
 
-    /// Writes what was read from a stream at one moment.
+    /// Writes what was read from a stream at one moment, in as many files as it takes.
     ///
     /// # Errors
-    /// What the file system returns; none of it is in the log then, and the caller says with [`LogWriter::miss`] if it
-    /// is given up.
-    pub(crate) fn write(&mut self, time: Timestamp, stream: Stream, bytes: &[u8]) -> io::Result<()> {
+    /// [`Unlogged`]: what comes before is in the log. The caller says with [`LogWriter::miss`] if the rest is given up.
+    pub(crate) fn write(&mut self, time: Timestamp, stream: Stream, bytes: &[u8]) -> Result<(), Unlogged> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
+        let mut logged = 0;
+        let written = self.write_entries(time, stream, bytes, &mut buffer, &mut logged);
+        self.buffer = buffer;
+        written.map_err(|error| Unlogged { bytes: bytes.len() - logged, error })
+    }
+
+    fn write_entries(
+        &mut self,
+        time: Timestamp,
+        stream: Stream,
+        bytes: &[u8],
+        buffer: &mut Vec<u8>,
+        logged: &mut usize,
+    ) -> io::Result<()> {
         if let Some(gap) = &self.gap {
             let words = format!("cofferdam: {} bytes of output are missing here: {}", gap.bytes, gap.why);
-            Head::new(self.config.format, time, Stream::Stderr).encode(words.as_bytes(), true, &mut buffer);
+            Head::new(self.config.format, time, Stream::Stderr).encode(words.as_bytes(), true, buffer);
         }
         let head = Head::new(self.config.format, time, stream);
         let mut start = 0;
-        for end in memchr::memchr_iter(b'\n', bytes) {
-            encode_line(&head, &bytes[start..end], true, &mut buffer);
-            start = end + 1;
+        let ends = memchr::memchr_iter(b'\n', bytes).map(|end| (end, true));
+        // What has no end of a line yet.
+        let rest = (!bytes.ends_with(b"\n") && !bytes.is_empty()).then_some((bytes.len(), false));
+        for (end, ends_line) in ends.chain(rest) {
+            while start < end || ends_line {
+                let piece = (end - start).min(ENTRY_LIMIT_BYTES);
+                let is_last = start + piece == end;
+                let before = buffer.len();
+                head.encode(&bytes[start..start + piece], is_last && ends_line, buffer);
+                if before > 0 && self.size.saturating_add(buffer.len() as u64) > self.config.max_bytes {
+                    self.append(&buffer[..before])?;
+                    *logged = start;
+                    buffer.drain(..before);
+                }
+                start += piece;
+                if is_last {
+                    break;
+                }
+            }
+            start = end + usize::from(ends_line);
         }
-        if start < bytes.len() {
-            encode_line(&head, &bytes[start..], false, &mut buffer);
-        }
-        let written = self.append(&buffer);
-        self.buffer = buffer;
-        if written.is_ok() {
-            self.gap = None;
-        }
-        written
+        self.append(buffer)?;
+        *logged = bytes.len();
+        Ok(())
     }
 
     /// Counts output that is given up, because of an error of [`LogWriter::write`].
@@ -79,7 +110,8 @@ impl LogWriter {
         self.gap = Some(Gap { bytes: before.saturating_add(bytes as u64), why });
     }
 
-    /// Appends whole entries, or nothing.
+    /// Appends whole entries, or nothing; begins another file where they do not fit. A single entry that is larger than
+    /// a file may be, with each byte escaped, gets one of its own.
     fn append(&mut self, entries: &[u8]) -> io::Result<()> {
         if self.size > 0 && self.size.saturating_add(entries.len() as u64) > self.config.max_bytes {
             self.file = begin_another(&self.folder, self.config.max_files)?;
@@ -88,6 +120,8 @@ impl LogWriter {
         match self.file.write_all(entries) {
             Ok(()) => {
                 self.size += entries.len() as u64;
+                // It was in front of the first of them.
+                self.gap = None;
                 Ok(())
             }
             Err(error) => {
@@ -97,16 +131,6 @@ impl LogWriter {
             }
         }
     }
-}
-
-/// A line, or the beginning of one, in as many entries as it takes.
-fn encode_line(head: &Head, mut line: &[u8], ends_line: bool, buffer: &mut Vec<u8>) {
-    while line.len() > ENTRY_LIMIT_BYTES {
-        let (piece, more) = line.split_at(ENTRY_LIMIT_BYTES);
-        head.encode(piece, false, buffer);
-        line = more;
-    }
-    head.encode(line, ends_line, buffer);
 }
 
 #[cfg(test)]
@@ -159,6 +183,20 @@ mod tests {
         let all = lines.concat().into_bytes();
         assert!(all.ends_with(&kept) && kept.len() > 200, "the newest, whole");
         assert!((0..3).all(|age| std::fs::metadata(file_at(folder.path(), age)).unwrap().len() <= 1000));
+    }
+
+    #[test]
+    fn what_comes_at_once_is_divided_among_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = LogWriter::open(folder.path(), config(1000, 100)).unwrap();
+        let all: String = (0..500).map(|n| format!("line {n}\n")).collect();
+        writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, all.as_bytes()).unwrap();
+        let files = u32::try_from(std::fs::read_dir(folder.path()).unwrap().count()).unwrap();
+        assert!(files > 10, "{files}");
+        let size = |age| std::fs::metadata(file_at(folder.path(), age)).unwrap().len();
+        assert!((0..files).all(|age| size(age) <= 1000));
+        let kept: Vec<u8> = (0..files).rev().flat_map(|age| bytes_in(&file_at(folder.path(), age))).collect();
+        assert_eq!(kept, all.into_bytes());
     }
 
     #[test]

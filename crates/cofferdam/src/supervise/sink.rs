@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::logs::{LogWriter, OnFull, Stream};
+use crate::logs::{LogWriter, OnFull, Stream, Unlogged};
 
 /// The pause before a full disk is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
@@ -84,10 +84,12 @@ impl Sink {
 }
 
 impl LogSink {
-    fn take(&self, bytes: &[u8], abandoned: &AtomicBool) -> Result<(), Lost> {
+    fn take(&self, mut bytes: &[u8], abandoned: &AtomicBool) -> Result<(), Lost> {
         loop {
             let mut writer = self.log.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let Err(error) = writer.write(Timestamp::now(), self.stream, bytes) else { return Ok(()) };
+            let Err(rest) = writer.write(Timestamp::now(), self.stream, bytes) else { return Ok(()) };
+            let Unlogged { bytes: missing, error } = rest;
+            bytes = &bytes[bytes.len() - missing..];
             let waits = self.log.on_full == OnFull::Block && !abandoned.load(Ordering::Acquire);
             if waits {
                 drop(writer);
