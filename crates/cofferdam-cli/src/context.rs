@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cofferdam::engine::Engine;
+use cofferdam::engine::{Engine, MonitorProgram};
 use cofferdam::launch::LaunchError;
 use cofferdam::state::DEFAULT_STATE_DIR;
 
@@ -23,6 +23,8 @@ impl Context {
             // Else the error would be about a directory that is not the cause.
             return Err(LaunchError::NotRoot(uid).into());
         }
-        Ok(Self { engine: Engine::open(&path)? })
+        let program = std::env::current_exe().map_err(|error| CliError::internal("own binary", &error))?;
+        let monitor = MonitorProgram { program, args: vec!["monitor".into()] };
+        Ok(Self { engine: Engine::open(&path)?.with_monitor(monitor) })
     }
 }

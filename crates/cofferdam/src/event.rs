@@ -77,6 +77,11 @@ pub enum Happening {
         /// How many processes, until its end.
         kills: u64,
     },
+    /// A new supervisor has taken it over from one that was killed.
+    Adopt {
+        /// The pid of its process, or of its sandbox.
+        pid: i32,
+    },
     /// It has ended. Exactly one for each container that was made.
     Exit {
         /// The code that a shell sees.
@@ -111,6 +116,7 @@ impl Happening {
             Self::Unpause => "unpause",
             Self::Update { .. } => "update",
             Self::Oom { .. } => "oom",
+            Self::Adopt { .. } => "adopt",
             Self::Exit { .. } => "exit",
             Self::Remove => "remove",
         }
@@ -127,6 +133,7 @@ impl fmt::Display for Happening {
             }
             Self::ExecExit { pid, cause } => write!(f, " pid={pid} {cause}"),
             Self::Kill { signal, by } => write!(f, " signal={signal} by={by}"),
+            Self::Adopt { pid } => write!(f, " pid={pid}"),
             Self::Oom { kills } => write!(f, " kills={kills}"),
             Self::Exit { code, cause, .. } => write!(f, " code={code} {cause}"),
             Self::Start | Self::Pause | Self::Unpause | Self::Update { .. } | Self::Remove => Ok(()),

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use cofferdam::engine::{MonitorReply, MonitorRequest, StdioFiles};
-use cofferdam::request::LaunchRequest;
+use cofferdam::engine::{DetachRequest, MonitorReply};
+use cofferdam::request::{LaunchRequest, StdioFiles};
 use cofferdam::runtime::RuntimeConfig;
 
 use crate::args::{absolute, refuse};
@@ -42,17 +42,16 @@ pub(super) async fn detached(
     cidfile: Option<&Path>,
 ) -> Result<u8, CliError> {
     let cidfile = cidfile.map(IdFile::reserve).transpose()?;
-    let mut request = MonitorRequest::new(context.engine.state().path(), config, launch, background.start);
     let streams = background.streams;
     let file = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
-    request.stdio = StdioFiles {
+    let stdio = StdioFiles {
         interactive: background.interactive,
         stdin: file(&streams.stdin)?,
         stdout: file(&streams.stdout)?,
         stderr: file(&streams.stderr)?,
     };
-    let program = std::env::current_exe().map_err(|error| CliError::internal("own binary", &error))?;
-    match context.engine.detach(&program, &["monitor"], &request).await? {
+    let request = DetachRequest { runtime: config, launch, start: background.start, stdio };
+    match context.engine.detach(request).await? {
         MonitorReply::Made { id, warnings, .. } => {
             warnings.iter().for_each(warn);
             if let Some(file) = cidfile {

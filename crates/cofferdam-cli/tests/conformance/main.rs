@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
+mod adoption;
 mod attach;
 mod bulk;
 mod deaths;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         inputs::CASES,
         listing::CASES,
         deaths::CASES,
+        adoption::CASES,
         endings::CASES,
         logs::CASES,
         attach::CASES,

@@ -7,7 +7,7 @@
 mod attach;
 mod events;
 mod exec;
-mod held;
+mod handover;
 mod inventory;
 mod logs;
 mod monitor;
@@ -27,7 +27,7 @@ pub use events::{EventStream, EventsFrom};
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use logs::ContainerLog;
-pub use monitor::{MonitorError, MonitorReply, MonitorRequest, StdioFiles, serve_monitor};
+pub use monitor::{DetachRequest, MonitorError, MonitorProgram, MonitorReply, serve_monitor};
 pub use probe::{Found, RuntimeProbe};
 pub use remove::RemoveOutcome;
 
@@ -44,6 +44,7 @@ use crate::state::{ContainerDir, Record, StateDir, StateError, lock_is_free};
 pub struct Engine {
     state: StateDir,
     host: Arc<HostFacts>,
+    monitor: Option<Arc<MonitorProgram>>,
 }
 
 /// What is true of a container now.
@@ -171,7 +172,7 @@ impl Engine {
     /// # Errors
     /// [`StateError::Unusable`].
     pub fn open(state_dir: &Path) -> Result<Self, StateError> {
-        Ok(Self { state: StateDir::open(state_dir)?, host: Arc::new(HostFacts::probe()) })
+        Ok(Self { state: StateDir::open(state_dir)?, host: Arc::new(HostFacts::probe()), monitor: None })
     }
 
     /// The state directory.
@@ -250,7 +251,7 @@ impl Engine {
             (Some(record), None) if !free => {
                 Ok(Some(View { container, record, supervised: true, report: None }))
             }
-            (Some(record), None) => self.adopt_orphan(container, record).await,
+            (Some(record), None) => self.repair(container, record).await,
             (None, _) if free => {
                 self.sweep_unrecorded(&container);
                 Ok(None)

@@ -6,7 +6,8 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -20,7 +21,7 @@ use crate::error::{Code, Diagnose, Failure};
 use crate::id::ContainerId;
 use crate::launch::LaunchError;
 use crate::process::{MonitorProcess, spawn_monitor};
-use crate::request::LaunchRequest;
+use crate::request::{LaunchRequest, StdioFiles};
 use crate::runtime::RuntimeConfig;
 use crate::signal::Signal;
 use crate::state::StateError;
@@ -33,12 +34,18 @@ const MESSAGE_LIMIT: u64 = 16 << 20;
 /// How much longer than the runtime a monitor may take to answer: it has to unmake a launch that failed.
 const MONITOR_SLACK: Duration = Duration::from_secs(60);
 
-/// What a monitor is to do.
+/// The program that becomes a monitor.
+#[derive(Debug, Clone)]
+pub struct MonitorProgram {
+    /// A binary that calls [`serve_monitor`].
+    pub program: PathBuf,
+    /// With these arguments.
+    pub args: Vec<String>,
+}
+
+/// A container that is to run in the background.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MonitorRequest {
-    version: u32,
-    /// The state directory.
-    pub state_dir: PathBuf,
+pub struct DetachRequest {
     /// The runtime.
     pub runtime: RuntimeConfig,
     /// The container.
@@ -49,18 +56,21 @@ pub struct MonitorRequest {
     pub stdio: StdioFiles,
 }
 
-/// Files for a container's streams: output is appended. What is `None` is discarded, and counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StdioFiles {
-    /// Standard input; empty without it.
-    pub stdin: Option<PathBuf>,
-    /// Take standard input from whoever attaches, instead.
-    #[serde(default)]
-    pub interactive: bool,
-    /// Standard output.
-    pub stdout: Option<PathBuf>,
-    /// Standard error.
-    pub stderr: Option<PathBuf>,
+/// What a monitor is to do.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MonitorTask {
+    /// Make a container.
+    Launch(Box<DetachRequest>),
+    /// Take one over.
+    Adopt { id: ContainerId },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct MonitorRequest {
+    version: u32,
+    state_dir: PathBuf,
+    task: MonitorTask,
 }
 
 /// A monitor's answer.
@@ -86,6 +96,9 @@ pub enum MonitorError {
     /// It could not be started or talked to.
     #[error("the monitor could not be started")]
     Process(#[source] io::Error),
+    /// This engine was not told which program is one.
+    #[error("this engine has no monitor")]
+    NoProgram,
     /// It ended without an answer.
     #[error("the monitor ended without an answer")]
     Silent,
@@ -118,7 +131,7 @@ pub enum MonitorError {
 impl Diagnose for MonitorError {
     fn code(&self) -> Code {
         match self {
-            Self::Process(_) | Self::Silent | Self::Request(_) => Code::Internal,
+            Self::Process(_) | Self::NoProgram | Self::Silent | Self::Request(_) => Code::Internal,
             Self::TimedOut(_) => Code::RuntimeTimedOut,
             Self::Stream { .. } => Code::InvalidValue,
             Self::Launch(error) => error.code(),
@@ -134,40 +147,46 @@ impl Diagnose for MonitorError {
             Self::Reported(failure) => failure.next.clone(),
             Self::Silent | Self::TimedOut(_) => Some("`cofferdam ps --all` shows what there is".into()),
             Self::Stream { .. } => Some("of a FIFO, start the reader first".into()),
+            Self::NoProgram => Some("make it with Engine::with_monitor".into()),
             Self::Process(_) | Self::Request(_) => None,
         }
     }
 }
 
-impl MonitorRequest {
-    /// A request for a container in a state directory.
-    #[must_use]
-    pub fn new(state_dir: &Path, runtime: RuntimeConfig, launch: LaunchRequest, start: bool) -> Self {
-        let stdio = StdioFiles::default();
-        Self { version: MONITOR_VERSION, state_dir: state_dir.to_owned(), runtime, launch, start, stdio }
-    }
-}
-
 impl Engine {
-    /// Makes a container that a monitor supervises. `program` with `args` is a binary that calls [`serve_monitor`].
+    /// An engine that can start monitors: it makes containers in the background, and gives those a new supervisor whose
+    /// own has died.
+    #[must_use]
+    pub fn with_monitor(self, monitor: MonitorProgram) -> Self {
+        Self { monitor: Some(Arc::new(monitor)), ..self }
+    }
+
+    /// Makes a container that a monitor supervises. The engine has to be one [with monitors](Engine::with_monitor).
     ///
     /// When the future is dropped, or this process dies, before there is an answer, the monitor unmakes what it has
     /// made: nobody would know of the container.
     ///
     /// # Errors
     /// [`MonitorError`]; nothing is left behind.
-    pub async fn detach(
-        &self,
-        program: &Path,
-        args: &[&str],
-        request: &MonitorRequest,
-    ) -> Result<MonitorReply, MonitorError> {
+    pub async fn detach(&self, request: DetachRequest) -> Result<MonitorReply, MonitorError> {
         let limit = request.runtime.start_limit.saturating_add(MONITOR_SLACK);
+        self.ask_monitor(MonitorTask::Launch(Box::new(request)), limit).await
+    }
+
+    /// Starts a monitor and waits for its answer.
+    pub(super) async fn ask_monitor(
+        &self,
+        task: MonitorTask,
+        limit: Duration,
+    ) -> Result<MonitorReply, MonitorError> {
+        let monitor = self.monitor.as_deref().ok_or(MonitorError::NoProgram)?;
+        let request =
+            MonitorRequest { version: MONITOR_VERSION, state_dir: self.state.path().to_owned(), task };
         let MonitorProcess { process, stdin, stdout } =
-            spawn_monitor(program, args).map_err(MonitorError::Process)?;
+            spawn_monitor(&monitor.program, &monitor.args).map_err(MonitorError::Process)?;
         let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;
         let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(MonitorError::Process)?;
-        let text = serde_json::to_vec(request).map_err(|error| MonitorError::Process(error.into()))?;
+        let text = serde_json::to_vec(&request).map_err(|error| MonitorError::Process(error.into()))?;
         let conversation = async {
             stdin.write_all(&text).await?;
             drop(stdin);
@@ -244,9 +263,27 @@ async fn launch(
         )));
     }
     let engine = Engine::open(&request.state_dir)?;
-    let launcher = engine.launcher(request.runtime).await?.unattended();
-    let prepared = launcher.prepare(request.launch)?;
-    let stdio = open_streams(&request.stdio)?;
+    let (container, warnings) = match request.task {
+        MonitorTask::Launch(task) => make(&engine, *task, asker).await?,
+        MonitorTask::Adopt { id } => {
+            std::env::set_current_dir("/").map_err(MonitorError::Process)?;
+            (engine.take_over(&id).await?, vec![])
+        }
+    };
+    let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
+    *slot = Some(container);
+    Ok(reply)
+}
+
+/// Makes a container; gives it, and what the user should know.
+async fn make(
+    engine: &Engine,
+    task: DetachRequest,
+    asker: &pipe::Sender,
+) -> Result<(crate::launch::Container, Vec<String>), MonitorError> {
+    let launcher = engine.launcher(task.runtime).await?.in_background(task.stdio.clone());
+    let prepared = launcher.prepare(task.launch)?;
+    let stdio = open_streams(&task.stdio)?;
     // Paths of the request are relative to the asker's directory; from here on none is used, and the file system
     // that holds the directory must not be kept busy.
     std::env::set_current_dir("/").map_err(MonitorError::Process)?;
@@ -255,17 +292,15 @@ async fn launch(
         // An error of the event loop would show again at the answer.
         let _ = asker.ready(Interest::ERROR).await;
     };
-    let container = if request.start {
+    let container = if task.start {
         launcher.run(prepared, stdio, asker_has_gone).await?
     } else {
         launcher.create(prepared, stdio, asker_has_gone).await?
     };
-    let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
-    *slot = Some(container);
-    Ok(reply)
+    Ok((container, warnings))
 }
 
-fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
+pub(super) fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
     let open = |path: &Option<PathBuf>, input: bool| -> Result<Option<OwnedFd>, MonitorError> {
         let Some(path) = path else { return Ok(None) };
         let failed = |source| MonitorError::Stream { path: path.clone(), source };

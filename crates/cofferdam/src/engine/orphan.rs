@@ -12,9 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::held::Held;
 use super::{Engine, EngineError, View};
-use crate::error::{Code, Failure};
+use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::{
     AskedBy, Cause, Death, Evidence, ExitReport, ProcessEnd, REPORT_VERSION, SentSignal, StdioReport, decide,
@@ -24,7 +23,7 @@ use crate::lifecycle::Status;
 use crate::runtime::{Clearing, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, Record, StateError};
-use crate::supervise::{OwnedTarget, Remains, clear_away, complete, forget, runtime_words};
+use crate::supervise::{Held, OwnedTarget, Remains, clear_away, complete, forget, lost, runtime_words};
 
 /// How long somebody else may take to close a record that we look at: a few calls of the runtime.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -34,15 +33,16 @@ const CLOSING_LIMIT: Duration = Duration::from_secs(60);
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 impl Engine {
-    /// Looks at a container without a supervisor: lets it be if it lives, and closes its record if it does not.
-    pub(super) async fn adopt_orphan(
+    /// Looks at a container without a supervisor: gives it a new one if it lives and there can be one, and closes its
+    /// record if it does not.
+    pub(super) async fn repair(
         &self,
         container: ContainerDir,
         mut record: Record,
     ) -> Result<Option<View>, EngineError> {
         let lives = record.process.as_ref().is_some_and(|process| process.is_alive(&self.host.boot_id));
         if lives && record.status != Status::Creating {
-            return Ok(Some(View { container, record, supervised: false, report: None }));
+            return self.after_handover(View { container, record, supervised: false, report: None }).await;
         }
         let held = Held::of(&record, &self.host.boot_id);
         let end = match held.filter(|_| record.status != Status::Creating) {
@@ -360,22 +360,5 @@ fn death_of(record: &Record, pid: i32, end: ProcessEnd) -> Death {
         memory: None,
         oom_line: None,
         helper: None,
-    }
-}
-
-fn lost(record: &Record) -> Failure {
-    let supervisor = record.supervisor.pid;
-    let what = if record.status == Status::Creating {
-        format!("its supervisor (pid {supervisor}) ended while it was being made")
-    } else {
-        format!(
-            "its supervisor (pid {supervisor}) ended without a report of it, so nobody can tell how it ended"
-        )
-    };
-    Failure {
-        code: Code::RuntimeLost,
-        what,
-        why: vec![],
-        next: Some("look for who killed the supervisor: the kernel log, a memory limit around it".into()),
     }
 }

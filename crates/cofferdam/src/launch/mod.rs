@@ -16,8 +16,9 @@
 //! a monitor ([`crate::engine::Engine::detach`]) for each container where that does not suit.
 
 mod error;
+mod source;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -25,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use error::LaunchError;
+use source::{make_private, open_source};
 
 use crate::bundle;
 use crate::error::{Code, Failure};
@@ -34,13 +36,13 @@ use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::lifecycle::Status;
 use crate::network::check_namespace;
-use crate::process::Reaper;
-use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, Source, validate};
-use crate::rootfs::{self, Rootfs, RootfsError};
+use crate::process::{Reaper, Seat};
+use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, StdioFiles, validate};
+use crate::rootfs::{self, Rootfs};
 use crate::runtime::{self, Clearing, Runtime, RuntimeConfig};
 use crate::spec::{self, Ingredients, PreparedSpec};
 use crate::state::{
-    ContainerDir, ContainerLock, ProcessId, RECORD_VERSION, Record, StateDir, StateError, check_root,
+    ContainerDir, ContainerLock, PipeIds, ProcessId, RECORD_VERSION, Record, StateDir, check_root,
 };
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
@@ -55,7 +57,7 @@ pub struct Launcher {
     state: StateDir,
     host: Arc<HostFacts>,
     runtime: Arc<dyn Runtime>,
-    unattended: bool,
+    background: Option<StdioFiles>,
 }
 
 /// A container that could be started: everything has been checked, and nothing has been made.
@@ -93,12 +95,13 @@ impl Launcher {
     ) -> Result<Self, LaunchError> {
         check_root(&config.root)?;
         let runtime = runtime::open(config, &state.cache()).await?;
-        Ok(Self { state, host, runtime, unattended: false })
+        Ok(Self { state, host, runtime, background: None })
     }
 
-    /// For a process that nobody waits for: the report of a container is written down however long that takes.
-    pub(crate) fn unattended(self) -> Self {
-        Self { unattended: true, ..self }
+    /// For a process that nobody waits for: the report of a container is written down however long that takes, and its
+    /// streams outlast the process.
+    pub(crate) fn in_background(self, streams: StdioFiles) -> Self {
+        Self { background: Some(streams), ..self }
     }
 
     /// The runtime.
@@ -182,23 +185,10 @@ impl Launcher {
         mode: Mode,
         cancel: impl Future<Output = ()>,
     ) -> Result<Container, LaunchError> {
-        let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
-        let seat = reaper.take_seat().ok_or(LaunchError::AlreadySupervising)?;
+        let seat = take_seat()?;
         let (container, lock, record) = self.reserve(&prepared)?;
-        let id = container.id.clone();
-        let launching = Launching {
-            state: self.state.clone(),
-            host: Arc::clone(&self.host),
-            runtime: Arc::clone(&self.runtime),
-            container,
-            lock,
-            record,
-            stdio,
-            mode,
-            unattended: self.unattended,
-            reaper,
-            seat,
-        };
+        let launching = self.launching(container, lock, record, stdio, mode, seat);
+        let id = launching.container.id.clone();
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (started_sender, started) = oneshot::channel();
         // Dropped with this future, it cancels the launch; after the launch nobody listens to it.
@@ -215,6 +205,52 @@ impl Launcher {
         };
         let started = started.map_err(|_| LaunchError::SupervisorDied)??;
         Ok(Container { id, started, commands, supervisor })
+    }
+
+    /// Takes over a container whose supervisor has died, and supervises it in this process.
+    ///
+    /// # Errors
+    /// [`LaunchError`]; the container is left as it is.
+    pub(crate) async fn adopt(
+        &self,
+        container: ContainerDir,
+        lock: ContainerLock,
+        record: Record,
+        stdio: StdioPlan,
+    ) -> Result<Container, LaunchError> {
+        let seat = take_seat()?;
+        let id = container.id.clone();
+        let launching = self.launching(container, lock, record, stdio, Mode::Run, seat);
+        let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
+        let (started_sender, started) = oneshot::channel();
+        let channel = (commands.clone(), receiver);
+        let supervisor = tokio::spawn(Supervisor::adopt(launching, channel, started_sender));
+        let started = started.await.map_err(|_| LaunchError::SupervisorDied)??;
+        Ok(Container { id, started, commands, supervisor })
+    }
+
+    fn launching(
+        &self,
+        container: ContainerDir,
+        lock: ContainerLock,
+        record: Record,
+        stdio: StdioPlan,
+        mode: Mode,
+        (reaper, seat): (&'static Reaper, Seat),
+    ) -> Launching {
+        Launching {
+            state: self.state.clone(),
+            host: Arc::clone(&self.host),
+            runtime: Arc::clone(&self.runtime),
+            container,
+            lock,
+            record,
+            stdio,
+            mode,
+            unattended: self.background.is_some(),
+            reaper,
+            seat,
+        }
     }
 
     /// Makes the container's folder, name, bundle and record; unmakes them if one fails.
@@ -276,6 +312,8 @@ impl Launcher {
             labels: plan.labels.clone(),
             remove: plan.remove,
             log: plan.log,
+            background: self.background.clone(),
+            pipes: PipeIds::default(),
             clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),
             sent: vec![],
             cleared: false,
@@ -290,34 +328,10 @@ impl Launcher {
     }
 }
 
-/// The state root of a runtime, which some of them do not make private themselves.
-fn make_private(root: &Path) -> Result<(), StateError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(|source| StateError::File {
-        path: root.to_owned(),
-        what: "made",
-        source,
-    })
-}
-
-type OpenedBundle = (PathBuf, serde_json::Value);
-
-fn open_source(source: &Source) -> Result<(Option<OpenedBundle>, Rootfs), LaunchError> {
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    Ok(match source {
-        Source::Bundle { path } => {
-            let path = absolute(path);
-            let config = bundle::read_config(&path)?;
-            let rootfs = Rootfs::open(&bundle::root_of(&path, &config)?)?;
-            (Some((path, config)), rootfs)
-        }
-        Source::Rootfs { path } => {
-            // The user's own path may end in a link; a path inside a bundle may not.
-            let resolved = std::fs::canonicalize(path)
-                .map_err(|source| RootfsError::Unusable { path: path.clone(), source })?;
-            (None, Rootfs::open(&resolved)?)
-        }
-    })
+/// The right to supervise a container in this process.
+fn take_seat() -> Result<(&'static Reaper, Seat), LaunchError> {
+    let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
+    Ok((reaper, reaper.take_seat().ok_or(LaunchError::AlreadySupervising)?))
 }
 
 impl Container {

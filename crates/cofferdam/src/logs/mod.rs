@@ -13,6 +13,7 @@ mod files;
 mod format;
 mod lines;
 mod reader;
+mod recent;
 mod writer;
 
 use std::str::FromStr;
@@ -24,6 +25,7 @@ pub(crate) use files::{begin_another, file_at, open_newest};
 pub use format::{decode, encode};
 pub(crate) use lines::LineReader;
 pub use reader::{LogReader, ReadLimits};
+pub(crate) use recent::logged_at;
 pub(crate) use writer::{LogWriter, Unlogged};
 
 /// The most that one entry holds, in bytes: what Kubernetes' and docker's readers expect at most.

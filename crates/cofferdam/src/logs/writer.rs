@@ -1,7 +1,7 @@
 //! Writing a container's log: whole entries, files of a bounded size, and gaps that are counted.
 
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -44,7 +44,9 @@ impl LogWriter {
     pub(crate) fn open(folder: &Path, config: LogConfig) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         let file = open_newest(folder)?;
-        let size = file.metadata()?.len();
+        let size = whole_entries(&file)?;
+        // What a writer that was killed has begun must not be taken for the beginning of the next entry.
+        file.set_len(size)?;
         Ok(Self { config, folder: folder.to_owned(), file, size, gap: None, buffer: Vec::new() })
     }
 
@@ -133,6 +135,17 @@ impl LogWriter {
     }
 }
 
+/// Where the last whole entry of a file ends, in bytes.
+fn whole_entries(file: &std::fs::File) -> io::Result<u64> {
+    /// More than the longest entry, with each byte escaped.
+    const TAIL: u64 = 256 << 10;
+    let size = file.metadata()?.len();
+    let start = size.saturating_sub(TAIL);
+    let mut tail = vec![0; usize::try_from(size - start).unwrap_or_default()];
+    file.read_exact_at(&mut tail, start)?;
+    Ok(memchr::memrchr(b'\n', &tail).map_or(start, |end| start + end as u64 + 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{LogFormat, OnFull, decode, file_at};
@@ -197,6 +210,18 @@ mod tests {
         assert!((0..files).all(|age| size(age) <= 1000));
         let kept: Vec<u8> = (0..files).rev().flat_map(|age| bytes_in(&file_at(folder.path(), age))).collect();
         assert_eq!(kept, all.into_bytes());
+    }
+
+    #[test]
+    fn what_a_killed_writer_has_begun_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kept, expected) in [("", ""), ("1970-01-01T00:00:00Z stdout F one\n", "one\n")] {
+            std::fs::write(file_at(folder.path(), 0), format!("{kept}1970-01-01T00:00:00Z stdout F tw"))
+                .unwrap();
+            let mut writer = LogWriter::open(folder.path(), config(u64::MAX, 1)).unwrap();
+            writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, b"next\n").unwrap();
+            assert_eq!(bytes_in(&file_at(folder.path(), 0)), format!("{expected}next\n").into_bytes());
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ pub(crate) struct MonitorProcess {
 
 /// Starts our own binary as a monitor. It has our environment, and our standard error until it lets go of it.
 #[expect(clippy::disallowed_methods, reason = "this is the one file that spawns")]
-pub(crate) fn spawn_monitor(program: &Path, args: &[&str]) -> io::Result<MonitorProcess> {
+pub(crate) fn spawn_monitor(program: &Path, args: &[String]) -> io::Result<MonitorProcess> {
     let (stdin_end, stdin) = std::io::pipe()?;
     let (stdout, stdout_end) = std::io::pipe()?;
     let mut command = Command::new(program);

@@ -258,6 +258,24 @@ pub struct Stopping {
     pub timeout: Option<Duration>,
 }
 
+/// The streams of a container in the background. Output is appended to a file; without one it goes into the log, or is
+/// counted only.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StdioFiles {
+    /// Standard input; empty without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<PathBuf>,
+    /// Take standard input from whoever attaches, instead.
+    #[serde(default)]
+    pub interactive: bool,
+    /// Standard output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<PathBuf>,
+    /// Standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<PathBuf>,
+}
+
 /// A request that cannot be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]

@@ -79,6 +79,11 @@ impl ContainerDir {
         self.path.join("runtime.log")
     }
 
+    /// How much output is on its way into the log.
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.path.join("journal")
+    }
+
     pub(crate) fn lock_file(&self) -> PathBuf {
         self.path.join("lock")
     }

@@ -11,6 +11,7 @@
 //!     bundle/config.json     what the runtime gets
 //!     control.sock           where the supervisor listens
 //!     runtime.log            the runtime's own log
+//!     journal                how much output is on its way into the log
 //!   names/NAME -> ID         exclusive: a name has one container
 //!   events/                  what happened to all of them, in one order
 //!   logs/ID/                 what the container wrote; of the default state directory in /var/log/cofferdam
@@ -38,7 +39,7 @@ pub use container::ContainerDir;
 use file::remove_tree;
 pub(crate) use file::write_atomically;
 pub use lock::{ContainerLock, lock_is_free};
-pub use record::{ProcessId, RECORD_VERSION, Record};
+pub use record::{PipeIds, ProcessId, RECORD_VERSION, Record};
 
 use crate::error::{Code, Diagnose};
 use crate::id::{ContainerId, ContainerName};

@@ -15,7 +15,7 @@ use crate::exit::SentSignal;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::logs::LogConfig;
-use crate::request::{Limits, NetworkMode, Source, Stopping};
+use crate::request::{Limits, NetworkMode, Source, StdioFiles, Stopping};
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
 /// Version of the record's format.
@@ -110,6 +110,12 @@ pub struct Record {
     /// How its output is kept, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogConfig>,
+    /// Where its streams go when it is in the background; `None` in the foreground.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub background: Option<StdioFiles>,
+    /// Its pipes, by which a new supervisor finds them.
+    #[serde(default, skip_serializing_if = "PipeIds::is_empty")]
+    pub pipes: PipeIds,
     /// Who takes it away after an end of its own.
     pub clearing: Clearing,
     /// The signals by which cofferdam asked for its end, oldest first: written down before they are sent, so that
@@ -124,6 +130,26 @@ pub struct Record {
     /// When its process was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
+}
+
+/// The pipes of a container by their inodes, which the kernel gives to no other pipe of this boot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeIds {
+    /// Of standard input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<u64>,
+    /// Of standard output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdout: Option<u64>,
+    /// Of standard error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<u64>,
+}
+
+impl PipeIds {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Signals that a record keeps; the oldest go first.

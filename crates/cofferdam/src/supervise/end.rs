@@ -8,18 +8,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::control::{Answer, Command, Request};
+use super::lost::unseen;
 use super::remains::{clear_away, complete, forget, runtime_words};
 use super::stdio::Pumps;
 use super::supervisor::Supervisor;
 use crate::error::{Code, Failure};
 use crate::event::Happening;
-use crate::exit::{Cause, Death, ExitReport, REPORT_VERSION, decide};
-use crate::fault;
+use crate::exit::{Cause, Death, Evidence, ExitReport, REPORT_VERSION, decide};
+use crate::fault::{self, passed};
 use crate::lifecycle::Status;
 use crate::runtime::Clearing;
 
 /// How long the report waits for a slow reader of the container's output, before it is written without the last bytes.
 const REPORT_PATIENCE: Duration = Duration::from_millis(100);
+/// The same where the output goes into a log of ours: whoever has waited for the end finds it whole, but for a disk that
+/// is full or hangs.
+const LOG_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a supervisor in the foreground tries to write the report: its caller gets it all the same. A monitor has
 /// nobody else to tell, and tries on.
 const WRITE_PATIENCE: Duration = Duration::from_secs(2);
@@ -40,12 +44,13 @@ impl Supervisor {
     pub(super) async fn finish(
         &mut self,
         mut pumps: Pumps,
-        death: Death,
+        death: Option<Death>,
         callers: &mut Callers,
     ) -> ExitReport {
         pumps.container_ended();
         let mut report = self.judge(death).await;
-        let drained = tokio::time::timeout(REPORT_PATIENCE, pumps.finished()).await.is_ok();
+        let patience = if self.record.log.is_some() { LOG_PATIENCE } else { REPORT_PATIENCE };
+        let drained = tokio::time::timeout(patience, pumps.finished()).await.is_ok();
         report.stdio = pumps.report();
         self.untold.extend(report.oom_kills().map(|kills| Happening::Oom { kills }));
         self.untold.push(Happening::end(&report));
@@ -66,7 +71,7 @@ impl Supervisor {
     }
 
     /// Ends what is left of the container, and decides from all that was seen why it ended.
-    async fn judge(&mut self, mut death: Death) -> ExitReport {
+    async fn judge(&mut self, death: Option<Death>) -> ExitReport {
         let ended = Timestamp::now();
         let mut cleanup = vec![];
         if !self.record.own_pid_namespace {
@@ -74,8 +79,16 @@ impl Supervisor {
         }
         self.remains().end_children(self.reaper, &mut cleanup).await;
         let counters = self.remains().read_counters();
-        complete(&mut death, &counters, self.record.process.as_ref());
-        let (mut cause, mut asked_by, mut evidence) = decide(&death);
+        let (mut cause, mut asked_by, mut evidence) = match death {
+            Some(mut death) => {
+                complete(&mut death, &counters, self.record.process.as_ref());
+                decide(&death)
+            }
+            None => {
+                let evidence = counters.memory.clone().map(|counters| Evidence::Memory { counters });
+                (Cause::RuntimeLost { failure: unseen(&self.record) }, None, Vec::from_iter(evidence))
+            }
+        };
         if let Some(failure) = self.start_failure.take() {
             (cause, asked_by) = (Cause::StartFailed { failure }, None);
         }
@@ -160,11 +173,15 @@ impl Supervisor {
     /// Who takes the container away. After anything but an end of its own, the runtime does.
     fn clearing(&self, cause: &Cause) -> Clearing {
         match cause {
-            Cause::StartFailed { .. } | Cause::RuntimeLost { .. } => Clearing::ByRuntime,
             Cause::Exited { .. }
             | Cause::Signaled { .. }
             | Cause::OomKilled { .. }
-            | Cause::TimedOut { .. } => self.record.clearing,
+            | Cause::TimedOut { .. }
+                if !self.adopted =>
+            {
+                self.record.clearing
+            }
+            _ => Clearing::ByRuntime,
         }
     }
 
@@ -227,12 +244,5 @@ fn events_missing() -> Failure {
         what: "the events of its end could not be written down".into(),
         why: vec![],
         next: Some("see whether the file system of the state directory is full or read-only".into()),
-    }
-}
-
-/// A step after which nothing can fail, but a test can kill.
-fn passed(step: &'static str) {
-    if let Err(error) = fault::reached(step) {
-        tracing::debug!(%error, "a test");
     }
 }

@@ -11,18 +11,23 @@
 //! use again (its name, its id) is released before its death is certain.
 //! Not here: deciding what the end means (`exit`), making the specification (`spec`).
 
+mod adopt;
 pub(crate) mod attach;
 pub(crate) mod console;
 pub mod control;
 mod end;
 mod error;
 pub mod frame;
+mod held;
 mod hub;
 mod leftovers;
+mod lost;
+mod peek;
 mod remains;
 mod requests;
 mod sink;
 pub mod stdio;
+mod streams;
 mod supervisor;
 mod target;
 mod watch;
@@ -30,7 +35,9 @@ mod watch;
 pub use attach::{Attached, AttachedInput, AttachedOutput};
 pub use error::StartError;
 pub(crate) use error::supervision;
+pub(crate) use held::Held;
 pub(crate) use leftovers::{Marks, end_everything};
+pub(crate) use lost::lost;
 pub(crate) use remains::{Remains, clear_away, complete, forget, remove_state_leftovers, runtime_words};
 pub use supervisor::Started;
 pub(crate) use supervisor::{Launching, Mode, Supervisor};

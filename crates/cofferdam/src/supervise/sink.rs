@@ -20,7 +20,11 @@ pub(crate) enum Sink {
     /// Nowhere. It is still read and counted.
     Nowhere,
     /// To the caller.
-    Descriptor(OwnedFd),
+    Descriptor {
+        descriptor: OwnedFd,
+        /// Whether the container goes on when its reader has gone.
+        outlasts: bool,
+    },
     /// To a caller whose descriptor has failed: what is left is counted.
     Broken,
     /// Into the log.
@@ -64,13 +68,13 @@ impl std::fmt::Debug for SharedLog {
 
 impl Sink {
     /// Hands output on, and waits as long as the other side does. `abandoned` ends that.
-    pub(crate) fn take(&mut self, bytes: &[u8], abandoned: &AtomicBool) -> Result<(), Lost> {
+    pub(crate) fn take(&mut self, time: Timestamp, bytes: &[u8], abandoned: &AtomicBool) -> Result<(), Lost> {
         match self {
             Self::Nowhere => Ok(()),
             Self::Broken => Err(Lost::Dropped(bytes.len())),
-            Self::Descriptor(descriptor) => match write_all(descriptor, bytes) {
+            Self::Descriptor { descriptor, outlasts } => match write_all(descriptor, bytes) {
                 Ok(()) => Ok(()),
-                Err((_, Errno::PIPE)) => Err(Lost::ReaderGone),
+                Err((_, Errno::PIPE)) if !*outlasts => Err(Lost::ReaderGone),
                 Err((unwritten, errno)) => {
                     tracing::warn!(error = %io::Error::from(errno), "the container's output cannot be handed on");
                     // What has failed once is not tried again: the rest would have a hole.
@@ -78,16 +82,16 @@ impl Sink {
                     Err(Lost::Dropped(unwritten))
                 }
             },
-            Self::Log(log) => log.take(bytes, abandoned),
+            Self::Log(log) => log.take(time, bytes, abandoned),
         }
     }
 }
 
 impl LogSink {
-    fn take(&self, mut bytes: &[u8], abandoned: &AtomicBool) -> Result<(), Lost> {
+    fn take(&self, time: Timestamp, mut bytes: &[u8], abandoned: &AtomicBool) -> Result<(), Lost> {
         loop {
             let mut writer = self.log.writer.lock().unwrap_or_else(PoisonError::into_inner);
-            let Err(rest) = writer.write(Timestamp::now(), self.stream, bytes) else { return Ok(()) };
+            let Err(rest) = writer.write(time, self.stream, bytes) else { return Ok(()) };
             let Unlogged { bytes: missing, error } = rest;
             bytes = &bytes[bytes.len() - missing..];
             let waits = self.log.on_full == OnFull::Block && !abandoned.load(Ordering::Acquire);

@@ -4,7 +4,8 @@
 //! share and that must not be made non-blocking. Each has one buffer, so memory is bounded whatever the reader does:
 //! a slow reader slows the container, as a pipe would.
 //!
-//! - A reader that is gone (EPIPE): the container's pipe is closed, so that it gets EPIPE too, as in a shell.
+//! - A reader that is gone (EPIPE): the container's pipe is closed, so that it gets EPIPE too, as in a shell. In the
+//!   background it goes on, and what it writes is counted.
 //! - A reader that fails otherwise (a full disk): the rest is read into nothing and counted.
 //! - Somebody outside the container who keeps the pipe open after its end: given up after a moment.
 
@@ -14,19 +15,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::oneshot;
 
 use super::hub::Hub;
+use super::peek::{Journal, Peek, Source};
 use super::sink::{LogSink, Lost, SharedLog, Sink};
 use crate::exit::StdioReport;
 use crate::logs::Stream;
 use crate::runtime::ContainerStdio;
 
 /// Size of a pump's one buffer, in bytes: the default capacity of a pipe.
-const BUFFER_BYTES: usize = 64 << 10;
+pub(super) const BUFFER_BYTES: usize = 64 << 10;
 /// Stack of a pump's thread, in bytes; the buffer is on the heap.
 const STACK_BYTES: usize = 64 << 10;
 /// How long a pipe may stay open, empty, after the container's end.
@@ -76,12 +79,12 @@ impl StdioPlan {
     }
 }
 
-/// Our ends of a container's pipes, before the pumps run.
+/// Our ends of a container's pipes, before the pumps run. One that was found to be closed is `None`.
 #[derive(Debug)]
 pub(crate) struct OurEnds {
-    stdin: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
 }
 
 /// Makes the pipes of a container: the ends that it gets, and ours.
@@ -101,7 +104,7 @@ pub(crate) fn pipes(with_stdin: bool) -> io::Result<(ContainerStdio, OurEnds)> {
         rustix::io::ioctl_fionbio(end, true)?;
     }
     let theirs = ContainerStdio { stdin, stdout, stderr };
-    Ok((theirs, OurEnds { stdin: our_stdin, stdout: our_stdout, stderr: our_stderr }))
+    Ok((theirs, OurEnds { stdin: our_stdin, stdout: Some(our_stdout), stderr: Some(our_stderr) }))
 }
 
 impl OurEnds {
@@ -109,7 +112,8 @@ impl OurEnds {
     pub(crate) fn error_text(&self) -> String {
         const LIMIT: usize = 16 << 10;
         let mut text = vec![0; LIMIT];
-        let count = rustix::io::read(&self.stderr, &mut text[..]).unwrap_or(0);
+        let count =
+            self.stderr.as_ref().and_then(|end| rustix::io::read(end, &mut text[..]).ok()).unwrap_or(0);
         text.truncate(count);
         String::from_utf8_lossy(&text).into_owned()
     }
@@ -155,10 +159,13 @@ impl Pumps {
         plan: StdioPlan,
         master: Option<OwnedFd>,
         log: Option<&Arc<SharedLog>>,
+        journal: Option<&Arc<Journal>>,
         hub: Arc<Hub>,
     ) -> io::Result<Self> {
+        // Whoever supervises in the background has a journal; there, a container does not end for its reader's sake.
+        let outlasts = journal.is_some();
         let sink = |descriptor: Option<OwnedFd>, stream| match (descriptor, log) {
-            (Some(descriptor), _) => Sink::Descriptor(descriptor),
+            (Some(descriptor), _) => Sink::Descriptor { descriptor, outlasts },
             (None, Some(log)) => Sink::Log(LogSink { log: Arc::clone(log), stream }),
             (None, None) => Sink::Nowhere,
         };
@@ -170,26 +177,35 @@ impl Pumps {
             if let Some(source) = plan.stdin {
                 pumps.input(source, master.try_clone()?)?;
             }
-            pumps.output(master, sink(plan.stdout, Stream::Stdout), Stream::Stdout)?;
+            // A terminal cannot be looked into without taking from it.
+            pumps.output(Source::Plain(master), sink(plan.stdout, Stream::Stdout), Stream::Stdout)?;
             return Ok(pumps);
         }
         if let (Some(source), Some(sink)) = (plan.stdin, ours.stdin) {
             pumps.input(source, sink)?;
         }
-        pumps.output(ours.stdout, sink(plan.stdout, Stream::Stdout), Stream::Stdout)?;
-        pumps.output(ours.stderr, sink(plan.stderr, Stream::Stderr), Stream::Stderr)?;
+        let outputs =
+            [(ours.stdout, plan.stdout, Stream::Stdout), (ours.stderr, plan.stderr, Stream::Stderr)];
+        for (end, descriptor, stream) in outputs {
+            let Some(end) = end else { continue };
+            let source = match journal {
+                Some(journal) => Source::Peeked(end, Peek::new(Arc::clone(journal), stream)?),
+                None => Source::Plain(end),
+            };
+            pumps.output(source, sink(descriptor, stream), stream)?;
+        }
         Ok(pumps)
     }
 
-    fn output(&mut self, source: OwnedFd, mut sink: Sink, stream: Stream) -> io::Result<()> {
+    fn output(&mut self, source: Source, mut sink: Sink, stream: Stream) -> io::Result<()> {
         let (done, finished) = oneshot::channel();
         let (counters, wake, hub) =
             (Arc::clone(&self.counters), Arc::clone(&self.wake), Arc::clone(&self.hub));
         thread("output", move || {
-            let take = |bytes: &[u8]| {
+            let take = |time: Timestamp, bytes: &[u8]| {
                 hub.publish(stream, bytes);
                 counters.of(stream).fetch_add(bytes.len() as u64, Ordering::AcqRel);
-                sink.take(bytes, &counters.abandoned)
+                sink.take(time, bytes, &counters.abandoned)
             };
             pump_output(&source, take, &counters, &wake);
             // Nobody waits any more when the supervisor is gone.
@@ -248,19 +264,23 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
 
 /// Moves bytes from the container to its reader until the container has closed the stream.
 fn pump_output(
-    source: &OwnedFd,
-    mut take: impl FnMut(&[u8]) -> Result<(), Lost>,
+    source: &Source,
+    mut take: impl FnMut(Timestamp, &[u8]) -> Result<(), Lost>,
     counters: &Counters,
     wake: &OwnedFd,
 ) {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut silent_since = None;
     loop {
-        match rustix::io::read(source, &mut buffer[..]) {
+        match source.read(&mut buffer[..]) {
             Ok(0) => return,
             Ok(count) => {
                 silent_since = None;
-                match take(&buffer[..count]) {
+                let time = Timestamp::now();
+                source.hands_on(time, &buffer[..count]);
+                let taken = take(time, &buffer[..count]);
+                source.has_handed_on(&mut buffer[..count]);
+                match taken {
                     Ok(()) => {}
                     Err(Lost::ReaderGone) => return,
                     Err(Lost::Dropped(bytes)) => {
@@ -270,12 +290,12 @@ fn pump_output(
             }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) if !counters.ended.load(Ordering::Acquire) => {
-                wait_readable(source, Some(wake), None);
+                wait_readable(source.descriptor(), Some(wake), None);
             }
             Err(Errno::AGAIN) => {
                 let since = *silent_since.get_or_insert_with(Instant::now);
                 match HOLDOUT_LIMIT.checked_sub(since.elapsed()) {
-                    Some(left) => wait_readable(source, None, Some(left)),
+                    Some(left) => wait_readable(source.descriptor(), None, Some(left)),
                     None => {
                         counters.truncated.store(true, Ordering::Release);
                         return;

@@ -21,7 +21,7 @@ fn fixture(sink: Option<OwnedFd>, stdin: Option<OwnedFd>) -> Fixture {
     };
     let plan = StdioPlan { stdin, stdout: Some(sink), ..StdioPlan::discard() };
     Fixture {
-        pumps: Pumps::start(ours, plan, None, None, Arc::default()).unwrap(),
+        pumps: Pumps::start(ours, plan, None, None, None, Arc::default()).unwrap(),
         container,
         stdout: reader,
     }

@@ -17,12 +17,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::console::{ConsoleSocket, with_terminal};
-use super::control::{self, Answer, Command, Request};
+use super::control::{self, Answer, Command};
 use super::end::Callers;
 use super::error::{StartError, supervision};
 use super::hub::Hub;
 use super::remains::{Remains, clear_away, forget};
-use super::sink::SharedLog;
 use super::stdio::{Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
 use crate::error::Failure;
@@ -31,7 +30,6 @@ use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::lifecycle::{Status, Verb};
-use crate::logs::LogWriter;
 use crate::process::{Claim, ClaimError, Reaper, Seat};
 use crate::runtime::{Clearing, CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
@@ -89,6 +87,8 @@ pub(crate) struct Supervisor {
     _lock: ContainerLock,
     pub(super) record: Record,
     pub(super) unattended: bool,
+    /// Whether the container had another supervisor, and is thus not our child.
+    pub(super) adopted: bool,
     pub(super) target: OwnedTarget,
     pub(super) reaper: &'static Reaper,
     _seat: Seat,
@@ -124,14 +124,13 @@ impl Supervisor {
         cancelled: oneshot::Receiver<()>,
     ) -> Option<ExitReport> {
         let (mut supervisor, stdio, mode) = Self::new(launching);
-        let (last_words, words_to_come) = watch::channel(None);
         let hub = Arc::<Hub>::default();
         let made = tokio::select! {
             made = supervisor.make(stdio, mode, &sender, &hub) => made,
             _ = cancelled => Err(StartError::Cancelled),
         };
         let opened = made.and_then(|made| Ok((made, supervisor.listen()?)));
-        let (mut made, listener) = match opened {
+        let (made, listener) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 let error = supervisor.explain(error);
@@ -146,18 +145,31 @@ impl Supervisor {
         if supervisor.record.started.is_some() {
             supervisor.tell(Happening::Start);
         }
+        Some(supervisor.attend(made, listener, (sender, commands), started, hub).await)
+    }
+
+    /// Serves callers and waits for the end of a container that is there.
+    pub(super) async fn attend(
+        mut self,
+        mut made: Made,
+        listener: UnixListener,
+        (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+        started: oneshot::Sender<Result<Started, StartError>>,
+        hub: Arc<Hub>,
+    ) -> ExitReport {
+        let (last_words, words_to_come) = watch::channel(None);
         let server = tokio::spawn(control::serve(listener, sender, hub, words_to_come));
         // The caller may have gone; the container stays.
         let _ = started.send(Ok(Started { pid: made.init.pid, terminal: made.terminal.take() }));
         let mut callers = Callers { commands, last_words };
-        let death = supervisor.watch(&mut made, &mut callers.commands).await;
-        let report = supervisor.finish(made.pumps, death, &mut callers).await;
+        let death = self.watch(&mut made, &mut callers.commands).await;
+        let report = self.finish(made.pumps, death, &mut callers).await;
         // The last answers are on their way; a caller who does not read his is not waited for.
         let _ = tokio::time::timeout(FAREWELL_LIMIT, server).await;
-        Some(report)
+        report
     }
 
-    fn new(launching: Launching) -> (Self, StdioPlan, Mode) {
+    pub(super) fn new(launching: Launching) -> (Self, StdioPlan, Mode) {
         let Launching {
             state,
             host,
@@ -180,6 +192,7 @@ impl Supervisor {
             _lock: lock,
             record,
             unattended,
+            adopted: false,
             target,
             reaper,
             _seat: seat,
@@ -194,7 +207,7 @@ impl Supervisor {
         (supervisor, stdio, mode)
     }
 
-    fn listen(&self) -> Result<UnixListener, StartError> {
+    pub(super) fn listen(&self) -> Result<UnixListener, StartError> {
         fault::reached("launch.socket")?;
         UnixListener::bind(self.container.control_socket()).map_err(supervision("no control socket"))
     }
@@ -214,6 +227,8 @@ impl Supervisor {
         let terminal = self.record.terminal;
         let (theirs, ours) =
             pipes(stdio.stdin.is_some() && !terminal).map_err(supervision("no pipes for its streams"))?;
+        let journal = self.open_journal()?;
+        let theirs = if journal.is_some() { self.outlast(theirs, stdio.input.is_some())? } else { theirs };
         let console = if terminal {
             let socket = ConsoleSocket::bind(&self.container.console_socket());
             Some(socket.map_err(supervision("no socket for its terminal"))?)
@@ -251,23 +266,9 @@ impl Supervisor {
             || master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"));
         let terminal = copy()?;
         hub.connect(stdio.input.take(), copy()?);
-        let pumps = Pumps::start(ours, stdio, master, log.as_ref(), Arc::clone(hub))
+        let pumps = Pumps::start(ours, stdio, master, log.as_ref(), journal.as_ref(), Arc::clone(hub))
             .map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
-    }
-
-    /// Opens the container's log, if it is to have one, before there is anything to write into it.
-    fn open_log(&self, commands: &mpsc::Sender<Command>) -> Result<Option<Arc<SharedLog>>, StartError> {
-        let Some(config) = self.record.log else { return Ok(None) };
-        let writer = LogWriter::open(&self.state.logs_of(&self.container.id), config)
-            .map_err(supervision("its log cannot be opened"))?;
-        let commands = commands.clone();
-        let stop = move || {
-            let request = Request::Stop { signal: None, grace_ms: None, by: AskedBy::LogFull };
-            // A queue that is full is asked again with the next output.
-            let _ = commands.try_send(Command { request, reply: oneshot::channel().0 });
-        };
-        Ok(Some(SharedLog::new(writer, config.on_full, Box::new(stop))))
     }
 
     pub(super) fn has_started(&mut self) {

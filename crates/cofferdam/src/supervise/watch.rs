@@ -16,8 +16,13 @@ use crate::signal::Signal;
 const GOFER_GRACE: Duration = Duration::from_secs(2);
 
 impl Supervisor {
-    /// Waits for the end of the container and serves callers meanwhile.
-    pub(super) async fn watch(&mut self, made: &mut Made, commands: &mut mpsc::Receiver<Command>) -> Death {
+    /// Waits for the end of the container and serves callers meanwhile. `None` is an end that nobody saw, of a container
+    /// that is not our child.
+    pub(super) async fn watch(
+        &mut self,
+        made: &mut Made,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Option<Death> {
         let pid = made.init.pid;
         let mut helper = None;
         let mut gofer = made.gofer.take();
@@ -39,21 +44,21 @@ impl Supervisor {
                 Some(command) = commands.recv() => self.handle(command, made).await,
             }
         };
-        let end = end.expect("the reaper's thread lives as long as the process and answers every watch");
+        let end = end.ok()?;
         if helper.is_none() && matches!(end, ProcessEnd::Exited(_)) {
             helper = killed_before(gofer.as_mut()).await;
         }
-        Death {
+        Some(Death {
             pid,
             end,
-            from_pidfd: false,
+            from_pidfd: self.adopted,
             sandboxed: self.record.sandboxed,
             sent: self.record.sent.clone(),
             timed_out: self.timed_out,
             memory: None,
             oom_line: None,
             helper,
-        }
+        })
     }
 
     pub(super) async fn on_deadline(&mut self, made: &Made, gofer_is_dead: bool) {

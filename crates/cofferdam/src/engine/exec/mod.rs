@@ -229,7 +229,7 @@ fn attach(
     fault::reached("exec.made")?;
     let terminal =
         master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-    let pumps = Pumps::start(ours, stdio, master, None, Arc::default())
+    let pumps = Pumps::start(ours, stdio, master, None, None, Arc::default())
         .map_err(supervision("no threads for its streams"))?;
     Ok((terminal, pumps))
 }

@@ -1,0 +1,161 @@
+//! Taking over a container whose supervisor has died: its process is held, its pipes are found, and its log goes on.
+//!
+//! Invariant: a container that cannot be taken over is left as it is.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rustix::fs::OFlags;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::control::Command;
+use super::error::{StartError, supervision};
+use super::held::Held;
+use super::hub::Hub;
+use super::peek::{Journal, Peek};
+use super::stdio::{OurEnds, Pumps, StdioPlan};
+use super::supervisor::{Launching, Made, Started, Supervisor};
+use crate::cgroup::processes_in;
+use crate::error::Failure;
+use crate::event::Happening;
+use crate::exit::ExitReport;
+use crate::fault;
+use crate::lifecycle::Status;
+use crate::logs::{Stream, logged_at};
+use crate::process::Claim;
+use crate::state::{PipeIds, ProcessId};
+
+impl Supervisor {
+    /// Supervises a container from now to its end, whose supervisor has died. `started` is told once whether it is so.
+    pub(crate) async fn adopt(
+        launching: Launching,
+        (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
+        started: oneshot::Sender<Result<Started, StartError>>,
+    ) -> Option<ExitReport> {
+        let (mut supervisor, stdio, _) = Self::new(launching);
+        supervisor.adopted = true;
+        let hub = Arc::<Hub>::default();
+        supervisor.ask_for_status().await;
+        let opened = supervisor.take_over(stdio, &sender, &hub);
+        let (made, listener) = match opened.and_then(|made| Ok((made, supervisor.listen()?))) {
+            Ok(opened) => opened,
+            Err(error) => {
+                // The caller may have gone.
+                let _ = started.send(Err(error));
+                return None;
+            }
+        };
+        supervisor.tell(Happening::Adopt { pid: made.init.pid });
+        Some(supervisor.attend(made, listener, (sender, commands), started, hub).await)
+    }
+
+    /// Its predecessor may have died between a call of the runtime and writing down what came of it.
+    async fn ask_for_status(&mut self) {
+        match self.runtime.state(self.target.target()).await {
+            Ok(state) if state.status.is_live() && state.status != Status::Creating => {
+                if state.status != Status::Created && self.record.started.is_none() {
+                    self.has_started();
+                }
+                self.record.status = state.status;
+            }
+            // It has just ended, or the runtime fails: the record is the better source.
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %Failure::of(&error), "the runtime does not tell its state"),
+        }
+    }
+
+    /// Takes the container's process and its pipes into this process's hands.
+    fn take_over(
+        &mut self,
+        mut stdio: StdioPlan,
+        commands: &mpsc::Sender<Command>,
+        hub: &Arc<Hub>,
+    ) -> Result<Made, StartError> {
+        let no_process = || supervision("its process")(io::ErrorKind::NotFound.into());
+        let process = self.record.process.clone().ok_or_else(no_process)?;
+        let init = Held::watch(&process, &self.host.boot_id).ok_or_else(no_process)?;
+        let gofer = if self.record.sandboxed { self.find_gofer() } else { None };
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        self.record.supervisor = ProcessId::of(own, &self.host.boot_id).ok_or_else(no_process)?;
+        self.continue_deadline();
+        let ours = self.find_pipes();
+        let log = self.open_log(commands)?;
+        let journal = self.open_journal()?;
+        if let Some(journal) = &journal {
+            self.skip_what_is_logged(&ours, journal)?;
+        }
+        fault::reached("adopt.found")?;
+        self.container.write_record(&self.record)?;
+        fault::reached("adopt.recorded")?;
+        hub.connect(stdio.input.take(), None);
+        let pumps = Pumps::start(ours, stdio, None, log.as_ref(), journal.as_ref(), Arc::clone(hub))
+            .map_err(supervision("no threads for its streams"))?;
+        // Of a dead supervisor.
+        let _ = std::fs::remove_file(self.container.control_socket());
+        Ok(Made { init, gofer, pumps, terminal: None })
+    }
+
+    /// The time limit goes on from the start.
+    fn continue_deadline(&mut self) {
+        let (Some(limit), Some(started)) = (self.record.stopping.timeout, self.record.started) else {
+            return;
+        };
+        if self.record.status == Status::Created {
+            return;
+        }
+        // A clock that was set back makes it longer, and never shorter than nothing.
+        let since = Timestamp::now().duration_since(started).try_into().unwrap_or_default();
+        self.end_at = Instant::now().checked_add(limit.saturating_sub(since));
+    }
+
+    fn find_gofer(&self) -> Option<Claim> {
+        let id = self.container.id.as_str();
+        let is_gofer = |pid: &i32| {
+            let args = crate::proc::arguments(*pid);
+            args.first().is_some_and(|name| name == "runsc-gofer") && args.iter().any(|arg| arg.contains(id))
+        };
+        let pid = crate::proc::all_pids().find(is_gofer)?;
+        Held::watch(&ProcessId::of(pid, &self.host.boot_id)?, &self.host.boot_id)
+    }
+
+    /// Our ends of the container's pipes, reopened where a process of it still has them.
+    fn find_pipes(&self) -> OurEnds {
+        let PipeIds { stdin, stdout, stderr } = self.record.pipes;
+        let mut pids: Vec<i32> = self.record.process.iter().map(|process| process.pid).collect();
+        if let Some(cgroup) = &self.record.cgroup {
+            pids.extend(processes_in(&self.host.cgroups, cgroup));
+        }
+        let open = |inode: Option<u64>, writes: bool| {
+            let path = pids.iter().find_map(|pid| descriptor_of(*pid, inode?))?;
+            let mut options = std::fs::OpenOptions::new();
+            options.read(!writes).write(writes).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+            options.open(path).ok().map(OwnedFd::from)
+        };
+        OurEnds { stdin: open(stdin, true), stdout: open(stdout, false), stderr: open(stderr, false) }
+    }
+
+    fn skip_what_is_logged(&self, ours: &OurEnds, journal: &Arc<Journal>) -> Result<(), StartError> {
+        let folder = self.state.logs_of(&self.container.id);
+        for (end, stream) in [(&ours.stdout, Stream::Stdout), (&ours.stderr, Stream::Stderr)] {
+            let Some(end) = end else { continue };
+            let peek = Peek::new(Arc::clone(journal), stream).map_err(supervision("no pipe"))?;
+            peek.go_on(end, |time| {
+                self.record.log.map_or(0, |log| logged_at(&folder, log.format, stream, time))
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The path of a process's descriptor of a pipe.
+fn descriptor_of(pid: i32, inode: u64) -> Option<PathBuf> {
+    let name = format!("pipe:[{inode}]");
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.find(|path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == name.as_str()))
+}

@@ -1,0 +1,35 @@
+//! What is said of an end that nobody saw.
+
+use crate::error::{Code, Failure};
+use crate::lifecycle::Status;
+use crate::state::Record;
+
+/// Why nobody can tell how a container ended: its supervisor had died.
+pub(crate) fn lost(record: &Record) -> Failure {
+    let supervisor = record.supervisor.pid;
+    let what = if record.status == Status::Creating {
+        format!("its supervisor (pid {supervisor}) ended while it was being made")
+    } else {
+        format!(
+            "its supervisor (pid {supervisor}) ended without a report of it, so nobody can tell how it ended"
+        )
+    };
+    failure(what)
+}
+
+/// Why nobody can tell how an adopted container ended: the kernel did not say.
+pub(super) fn unseen(record: &Record) -> Failure {
+    let name = record.title();
+    failure(format!(
+        "the supervisor of {name} had been killed, and the kernel does not tell its successor how it ended"
+    ))
+}
+
+fn failure(what: String) -> Failure {
+    Failure {
+        code: Code::RuntimeLost,
+        what,
+        why: vec![],
+        next: Some("look for who killed the supervisor: the kernel log, a memory limit around it".into()),
+    }
+}
