@@ -84,7 +84,8 @@ fn who_follows_sees_all_of_it(lab: &Lab) {
 
 fn files_are_bounded(lab: &Lab) {
     let options = ["--log-opt", "max-size=64k", "--log-opt", "max-file=3"];
-    let id = lab.run_detached(&options, &["sh", "-c", &numbers(5000)]);
+    // One stream: of two, the one that is read last may fill all the files.
+    let id = lab.run_detached(&options, &["seq", "5000"]);
     assert_eq!(lab.cofferdam(&["wait", &id]).text(), "0");
     let files: Vec<u64> = std::fs::read_dir(lab.state().join("logs").join(&id))
         .unwrap()
@@ -92,7 +93,7 @@ fn files_are_bounded(lab: &Lab) {
         .collect();
     assert!(files.len() == 3 && files.iter().all(|size| *size <= 64 << 10), "{files:?}");
     let done = lab.cofferdam(&["logs", &id]).expect_code(0);
-    let lines: Vec<u32> = done.text().lines().map(|line| line[4..].parse().unwrap()).collect();
+    let lines: Vec<u32> = done.text().lines().map(|line| line.parse().unwrap()).collect();
     assert!(lines.windows(2).all(|pair| pair[1] == pair[0] + 1) && lines.last() == Some(&5000));
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();

@@ -1,6 +1,7 @@
 //! Containers whose supervisor has died.
 //!
-//! - It lives on: it is shown as running, and can be waited for, signalled, stopped and removed.
+//! - It lives on: a new supervisor is found for it (`handover`). Where there can be none, it is shown as running, and can
+//!   be waited for, signalled, stopped and removed.
 //! - It has ended meanwhile, or was never completed: what is left is taken away, and its report says what is known.
 //!
 //! How it ended is read from the kernel as long as the kernel has it: from the zombie, until its parent reaps it, and

@@ -18,7 +18,7 @@ use super::error::{StartError, supervision};
 use super::held::Held;
 use super::hub::Hub;
 use super::peek::{Journal, Peek};
-use super::stdio::{OurEnds, Pumps, StdioPlan};
+use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan};
 use super::supervisor::{Launching, Made, Started, Supervisor};
 use crate::cgroup::processes_in;
 use crate::error::Failure;
@@ -93,8 +93,9 @@ impl Supervisor {
         self.container.write_record(&self.record)?;
         fault::reached("adopt.recorded")?;
         hub.connect(stdio.input.take(), None);
-        let pumps = Pumps::start(ours, stdio, None, log.as_ref(), journal.as_ref(), Arc::clone(hub))
-            .map_err(supervision("no threads for its streams"))?;
+        let outputs = Outputs { log, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
+        let pumps =
+            Pumps::start(ours, stdio, None, &outputs).map_err(supervision("no threads for its streams"))?;
         // Of a dead supervisor.
         let _ = std::fs::remove_file(self.container.control_socket());
         Ok(Made { init, gofer, pumps, terminal: None })

@@ -151,6 +151,16 @@ pub(crate) struct Pumps {
     outputs: Vec<oneshot::Receiver<()>>,
 }
 
+/// Where output goes that has no descriptor of the caller's, and how.
+#[derive(Default)]
+pub(crate) struct Outputs {
+    pub(crate) log: Option<Arc<SharedLog>>,
+    pub(crate) journal: Option<Arc<Journal>>,
+    /// Whether the pipes are to outlast this process: then the container does not end for its reader's sake.
+    pub(crate) outlasts: bool,
+    pub(crate) hub: Arc<Hub>,
+}
+
 impl Pumps {
     /// Starts to move bytes. With a terminal, `master` is its other side and the pipes are only kept.
     /// What has no descriptor of the caller's goes into the log, if there is one.
@@ -158,12 +168,10 @@ impl Pumps {
         ours: OurEnds,
         plan: StdioPlan,
         master: Option<OwnedFd>,
-        log: Option<&Arc<SharedLog>>,
-        journal: Option<&Arc<Journal>>,
-        hub: Arc<Hub>,
+        outputs: &Outputs,
     ) -> io::Result<Self> {
-        // Whoever supervises in the background has a journal; there, a container does not end for its reader's sake.
-        let outlasts = journal.is_some();
+        let Outputs { log, journal, outlasts, hub } = outputs;
+        let (outlasts, hub) = (*outlasts, Arc::clone(hub));
         let sink = |descriptor: Option<OwnedFd>, stream| match (descriptor, log) {
             (Some(descriptor), _) => Sink::Descriptor { descriptor, outlasts },
             (None, Some(log)) => Sink::Log(LogSink { log: Arc::clone(log), stream }),
@@ -184,9 +192,8 @@ impl Pumps {
         if let (Some(source), Some(sink)) = (plan.stdin, ours.stdin) {
             pumps.input(source, sink)?;
         }
-        let outputs =
-            [(ours.stdout, plan.stdout, Stream::Stdout), (ours.stderr, plan.stderr, Stream::Stderr)];
-        for (end, descriptor, stream) in outputs {
+        let ends = [(ours.stdout, plan.stdout, Stream::Stdout), (ours.stderr, plan.stderr, Stream::Stderr)];
+        for (end, descriptor, stream) in ends {
             let Some(end) = end else { continue };
             let source = match journal {
                 Some(journal) => Source::Peeked(end, Peek::new(Arc::clone(journal), stream)?),

@@ -20,11 +20,7 @@ fn fixture(sink: Option<OwnedFd>, stdin: Option<OwnedFd>) -> Fixture {
         }
     };
     let plan = StdioPlan { stdin, stdout: Some(sink), ..StdioPlan::discard() };
-    Fixture {
-        pumps: Pumps::start(ours, plan, None, None, None, Arc::default()).unwrap(),
-        container,
-        stdout: reader,
-    }
+    Fixture { pumps: Pumps::start(ours, plan, None, &Outputs::default()).unwrap(), container, stdout: reader }
 }
 
 fn finish(mut pumps: Pumps) -> StdioReport {

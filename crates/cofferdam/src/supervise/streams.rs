@@ -15,6 +15,11 @@ use crate::logs::LogWriter;
 use crate::runtime::ContainerStdio;
 
 impl Supervisor {
+    /// Whether the container's pipes are to outlast this process.
+    pub(super) const fn is_outlasted(&self) -> bool {
+        self.unattended && !self.record.terminal
+    }
+
     /// Gives a container in the background ends of its pipes that outlast this process, and writes down which they are.
     pub(super) fn outlast(
         &mut self,
@@ -35,9 +40,9 @@ impl Supervisor {
         })
     }
 
-    /// The journal of output that is under way, which is kept where the container outlasts its supervisor.
+    /// The journal of output that is under way into a log, which is kept where the container outlasts its supervisor.
     pub(super) fn open_journal(&self) -> Result<Option<Arc<Journal>>, StartError> {
-        if !self.unattended || self.record.terminal {
+        if !self.is_outlasted() || self.record.log.is_none() {
             return Ok(None);
         }
         Journal::open(&self.container.journal())

@@ -22,7 +22,7 @@ use super::end::Callers;
 use super::error::{StartError, supervision};
 use super::hub::Hub;
 use super::remains::{Remains, clear_away, forget};
-use super::stdio::{Pumps, StdioPlan, pipes};
+use super::stdio::{Outputs, Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
 use crate::error::Failure;
 use crate::event::Happening;
@@ -228,7 +228,7 @@ impl Supervisor {
         let (theirs, ours) =
             pipes(stdio.stdin.is_some() && !terminal).map_err(supervision("no pipes for its streams"))?;
         let journal = self.open_journal()?;
-        let theirs = if journal.is_some() { self.outlast(theirs, stdio.input.is_some())? } else { theirs };
+        let theirs = if self.is_outlasted() { self.outlast(theirs, stdio.input.is_some())? } else { theirs };
         let console = if terminal {
             let socket = ConsoleSocket::bind(&self.container.console_socket());
             Some(socket.map_err(supervision("no socket for its terminal"))?)
@@ -266,8 +266,9 @@ impl Supervisor {
             || master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"));
         let terminal = copy()?;
         hub.connect(stdio.input.take(), copy()?);
-        let pumps = Pumps::start(ours, stdio, master, log.as_ref(), journal.as_ref(), Arc::clone(hub))
-            .map_err(supervision("no threads for its streams"))?;
+        let outputs = Outputs { log, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
+        let pumps =
+            Pumps::start(ours, stdio, master, &outputs).map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
     }
 

@@ -27,7 +27,7 @@ use crate::signal::Signal;
 use crate::spec::SpecView;
 use crate::state::{ContainerDir, Record, write_atomically};
 use crate::supervise::console::{ConsoleSocket, with_terminal};
-use crate::supervise::stdio::{OurEnds, Pumps, StdioPlan, pipes};
+use crate::supervise::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
 use crate::supervise::{OwnedTarget, StartError, supervision};
 
 /// A process that a caller wants in a container.
@@ -229,7 +229,7 @@ fn attach(
     fault::reached("exec.made")?;
     let terminal =
         master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-    let pumps = Pumps::start(ours, stdio, master, None, None, Arc::default())
+    let pumps = Pumps::start(ours, stdio, master, &Outputs::default())
         .map_err(supervision("no threads for its streams"))?;
     Ok((terminal, pumps))
 }
