@@ -75,6 +75,9 @@ pub(crate) struct LaunchArgs {
     /// End the container after this time, such as 30s; exit code 124
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
     pub(crate) timeout: Option<Duration>,
+    /// Start it again after its end, with growing pauses: no, on-failure[:TIMES], always, unless-stopped [default: no]
+    #[arg(long, value_name = "POLICY", help_heading = "Ending")]
+    pub(crate) restart: Option<String>,
     /// The signal that asks the container to end [default: TERM]
     #[arg(long, value_name = "SIGNAL", help_heading = "Ending")]
     pub(crate) stop_signal: Option<String>,
@@ -195,6 +198,7 @@ impl LaunchArgs {
         request.oci_seccomp = self.oci_seccomp;
         request.cgroup_parent.clone_from(&self.cgroup_parent);
         request.timeout_ms = self.timeout.map(millis);
+        request.restart.clone_from(&self.restart);
         request.stop_signal.clone_from(&self.stop_signal);
         request.grace_ms = self.stop_timeout.map(millis);
         Ok(request)

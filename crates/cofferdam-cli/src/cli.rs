@@ -322,6 +322,9 @@ impl StreamArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
+    /// What to wait for
+    #[arg(long = "for", value_name = "CONDITION", default_value = "exit")]
+    pub(crate) until: Condition,
     /// Give up after this time, such as 30s, with exit code 124
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
@@ -330,6 +333,15 @@ pub(crate) struct WaitArgs {
     pub(crate) format: Option<String>,
     #[command(flatten)]
     pub(crate) containers: Containers,
+}
+
+/// What `wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Condition {
+    /// It has ended, and is not started again
+    Exit,
+    /// Its process has been started
+    Running,
 }
 
 #[derive(Debug, Args)]

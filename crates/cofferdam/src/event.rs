@@ -7,7 +7,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::{AskedBy, Cause, ExitReport};
+use crate::exit::{AskedBy, Cause, ExitReport, is_zero};
 use crate::id::{ContainerId, ContainerName};
 use crate::request::Limits;
 use crate::signal::Signal;
@@ -79,10 +79,18 @@ pub enum Happening {
     },
     /// A new supervisor has taken it over from one that was killed.
     Adopt {
-        /// The pid of its process, or of its sandbox.
-        pid: i32,
+        /// The pid of its process, or of its sandbox; `None` where it waited to be started again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<i32>,
     },
-    /// It has ended. Exactly one for each container that was made.
+    /// It is to be started again.
+    Restart {
+        /// How often it has been then.
+        count: u32,
+        /// The pause before, in milliseconds.
+        pause_ms: u64,
+    },
+    /// It has ended. Exactly one for each run of a container.
     Exit {
         /// The code that a shell sees.
         code: u8,
@@ -91,6 +99,9 @@ pub enum Happening {
         /// Who of us asked for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         asked_by: Option<AskedBy>,
+        /// How often it had been started again before.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        restarts: u32,
     },
     /// It was forgotten.
     Remove,
@@ -100,7 +111,12 @@ impl Happening {
     /// The end of a container, as its report has it.
     #[must_use]
     pub fn end(report: &ExitReport) -> Self {
-        Self::Exit { code: report.cause.shell_code(), cause: report.cause.clone(), asked_by: report.asked_by }
+        Self::Exit {
+            code: report.cause.shell_code(),
+            cause: report.cause.clone(),
+            asked_by: report.asked_by,
+            restarts: report.restarts,
+        }
     }
 
     /// A word for it.
@@ -117,6 +133,7 @@ impl Happening {
             Self::Update { .. } => "update",
             Self::Oom { .. } => "oom",
             Self::Adopt { .. } => "adopt",
+            Self::Restart { .. } => "restart",
             Self::Exit { .. } => "exit",
             Self::Remove => "remove",
         }
@@ -133,8 +150,9 @@ impl fmt::Display for Happening {
             }
             Self::ExecExit { pid, cause } => write!(f, " pid={pid} {cause}"),
             Self::Kill { signal, by } => write!(f, " signal={signal} by={by}"),
-            Self::Adopt { pid } => write!(f, " pid={pid}"),
+            Self::Adopt { pid } => pid.iter().try_for_each(|pid| write!(f, " pid={pid}")),
             Self::Oom { kills } => write!(f, " kills={kills}"),
+            Self::Restart { count, pause_ms } => write!(f, " count={count} pause={pause_ms}ms"),
             Self::Exit { code, cause, .. } => write!(f, " code={code} {cause}"),
             Self::Start | Self::Pause | Self::Unpause | Self::Update { .. } | Self::Remove => Ok(()),
         }

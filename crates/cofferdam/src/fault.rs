@@ -65,7 +65,9 @@ pub const STEPS: [&str; 11] = [
 ];
 
 /// Steps that a container passes only when somebody asks for them, or when its supervisor has died.
-pub const OTHER_STEPS: [&str; 7] = [
+pub const OTHER_STEPS: [&str; 9] = [
+    "restart.reported",
+    "restart.cleared",
     "start.called",
     "exec.made",
     "adopt.found",

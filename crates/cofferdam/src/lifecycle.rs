@@ -4,6 +4,8 @@
 //!  creating ──> created ──> running <──> paused
 //!      │           │           │            │
 //!      └───────────┴───────────┴────────────┴──> stopped
+//!                              │
+//!                              └──> restarting ──> running, stopped
 //! ```
 //!
 //! Invariant: `stopped` is final. Not here: making a move happen (`supervise`); this says only which are allowed.
@@ -26,6 +28,8 @@ pub enum Status {
     Running,
     /// Its processes are frozen.
     Paused,
+    /// It has ended, and is about to be started again.
+    Restarting,
     /// It has ended.
     Stopped,
 }
@@ -82,6 +86,9 @@ impl Diagnose for WrongState {
             (_, Status::Paused) => format!("`cofferdam unpause {name}` first"),
             (Verb::Resume | Verb::Start, Status::Running) => "nothing to do".into(),
             (_, Status::Stopped) => format!("`cofferdam inspect {name}` says how it ended"),
+            (_, Status::Restarting) => {
+                format!("`cofferdam start {name}` starts it now, `cofferdam stop {name}` ends it for good")
+            }
             (_, Status::Creating | Status::Running) => return None,
         })
     }
@@ -94,12 +101,12 @@ impl Status {
     #[must_use]
     pub fn allows(self, verb: Verb) -> bool {
         match verb {
-            Verb::Start => self == Self::Created,
+            Verb::Start => matches!(self, Self::Created | Self::Restarting),
             Verb::Exec | Verb::Pause => self == Self::Running,
             Verb::Resume => self == Self::Paused,
-            Verb::Kill | Verb::Update | Verb::Attach => {
-                matches!(self, Self::Created | Self::Running | Self::Paused)
-            }
+            Verb::Kill => !matches!(self, Self::Creating | Self::Stopped),
+            Verb::Update => matches!(self, Self::Created | Self::Running | Self::Paused),
+            Verb::Attach => !matches!(self, Self::Creating | Self::Stopped),
             Verb::Top => matches!(self, Self::Running | Self::Paused),
             Verb::Stop => self != Self::Creating,
             Verb::Remove => self == Self::Stopped,
@@ -132,6 +139,7 @@ impl fmt::Display for Status {
             Self::Created => "created",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Restarting => "restarting",
             Self::Stopped => "stopped",
         })
     }
@@ -158,8 +166,14 @@ impl fmt::Display for Verb {
 mod tests {
     use super::*;
 
-    const STATES: [Status; 5] =
-        [Status::Creating, Status::Created, Status::Running, Status::Paused, Status::Stopped];
+    const STATES: [Status; 6] = [
+        Status::Creating,
+        Status::Created,
+        Status::Running,
+        Status::Paused,
+        Status::Restarting,
+        Status::Stopped,
+    ];
 
     #[test]
     fn nothing_but_removal_and_an_idle_stop_is_left_after_the_end() {

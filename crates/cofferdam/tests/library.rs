@@ -14,7 +14,7 @@ use cofferdam::launch::{LaunchError, Launcher, ask};
 use cofferdam::request::{LaunchRequest, Source};
 use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig};
 use cofferdam::signal::Signal;
-use cofferdam::supervise::control::Request;
+use cofferdam::supervise::control::{Request, Until};
 use cofferdam::supervise::stdio::StdioPlan;
 use cofferdam_testkit::fixture;
 use cofferdam_testkit::needs::Need;
@@ -108,7 +108,7 @@ async fn a_created_container_waits_and_is_ended(place: &Place) {
     let prepared = place.launcher.prepare(place.request(&["sleep", "1000"])).unwrap();
     let container =
         place.launcher.create(prepared, StdioPlan::discard(), std::future::pending()).await.unwrap();
-    assert!(container.started.pid > 0);
+    assert!(container.started.pid.is_some_and(|pid| pid > 0));
     container.ask(Request::Start).await.unwrap();
     assert_eq!(container.ask(Request::Start).await.unwrap_err().code, Code::WrongState);
     container.ask(Request::Pause).await.unwrap();
@@ -121,7 +121,10 @@ async fn a_created_container_waits_and_is_ended(place: &Place) {
         (report.cause, report.asked_by),
         (Cause::Signaled { signal: Signal::KILL }, Some(AskedBy::Kill))
     );
-    assert_eq!(ask(&commands, Request::Wait).await.unwrap_err().code, Code::SupervisorUnreachable);
+    assert_eq!(
+        ask(&commands, Request::Wait { until: Until::Exit }).await.unwrap_err().code,
+        Code::SupervisorUnreachable
+    );
     assert!(place.is_empty().await);
 }
 

@@ -54,6 +54,8 @@ fn describe(view: &View) -> Result<Value, CliError> {
         "oom_killed": report.map(|report| report.cause.word() == "oom-killed"),
         "explanation": report.and_then(cofferdam::exit::ExitReport::death_line),
     });
+    value["last_report"] =
+        serde_json::to_value(view.container.read_last_report().ok().flatten()).map_err(no_json)?;
     value["report"] = serde_json::to_value(report).map_err(no_json)?;
     value["edits"] = serde_json::to_value(view.container.read_edits()).map_err(no_json)?;
     Ok(value)

@@ -19,6 +19,7 @@ mod lifecycle;
 mod listing;
 mod logs;
 mod network;
+mod restarts;
 mod streams;
 
 use std::path::Path;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         launch_options::CASES,
         network::CASES,
+        restarts::CASES,
         inputs::CASES,
         listing::CASES,
         deaths::CASES,

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::monitor::{MonitorError, MonitorTask, open_streams};
+use super::monitor::{MonitorError, MonitorTask};
 use super::{Engine, View};
 use crate::error::Failure;
 use crate::id::ContainerId;
@@ -13,6 +13,7 @@ use crate::launch;
 use crate::lifecycle::Status;
 use crate::request::StdioFiles;
 use crate::state::{ContainerDir, ContainerLock, StateError};
+use crate::supervise::stdio::StdioPlan;
 
 /// How long a monitor may take to take a container over: it reads its log.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
@@ -46,14 +47,15 @@ impl Engine {
         let lock = lock.ok_or_else(|| MonitorError::Request("it has a supervisor already".into()))?;
         let record = container.read_record()?.ok_or_else(gone)?;
         let lives = record.process.as_ref().is_some_and(|process| process.is_alive(&self.host.boot_id));
-        if !lives || record.status == Status::Creating || container.read_report()?.is_some() {
+        let can_be = record.status == Status::Restarting || (lives && record.status != Status::Creating);
+        if !can_be || container.read_report()?.is_some() {
             return Err(MonitorError::Request("it has ended".into()));
         }
         let files = record.background.clone().unwrap_or_default();
         // Nobody knows how much of a file its predecessor had read.
         let files = StdioFiles { stdin: None, ..files };
         let launcher = self.launcher(record.runtime.clone()).await?;
-        let stdio = open_streams(&files)?;
+        let stdio = StdioPlan::open(&files)?;
         Ok(launcher.in_background(files).adopt(container, lock, record, stdio).await?)
     }
 

@@ -4,13 +4,11 @@
 //! one JSON answer from its standard output: the container is there, or it is not and why.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
@@ -25,7 +23,7 @@ use crate::request::{LaunchRequest, StdioFiles};
 use crate::runtime::RuntimeConfig;
 use crate::signal::Signal;
 use crate::state::StateError;
-use crate::supervise::stdio::StdioPlan;
+use crate::supervise::stdio::{StdioPlan, StreamError};
 
 /// Version of the request's format: both sides are the same binary, but an upgrade may come in between.
 const MONITOR_VERSION: u32 = 1;
@@ -81,8 +79,8 @@ pub enum MonitorReply {
     Made {
         /// Its id.
         id: ContainerId,
-        /// The pid of its process, or of its sandbox.
-        pid: i32,
+        /// The pid of its process, or of its sandbox; `None` where it waits to be started again.
+        pid: Option<i32>,
         /// What the user should know.
         warnings: Vec<String>,
     },
@@ -109,14 +107,8 @@ pub enum MonitorError {
     #[error("the monitor does not understand its request: {0}")]
     Request(String),
     /// A file for the container's streams cannot be opened.
-    #[error("{} cannot be opened", .path.display())]
-    Stream {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     /// The launch failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -133,7 +125,7 @@ impl Diagnose for MonitorError {
         match self {
             Self::Process(_) | Self::NoProgram | Self::Silent | Self::Request(_) => Code::Internal,
             Self::TimedOut(_) => Code::RuntimeTimedOut,
-            Self::Stream { .. } => Code::InvalidValue,
+            Self::Stream(_) => Code::InvalidValue,
             Self::Launch(error) => error.code(),
             Self::State(error) => error.code(),
             Self::Reported(failure) => failure.code,
@@ -146,7 +138,7 @@ impl Diagnose for MonitorError {
             Self::State(error) => error.next_step(),
             Self::Reported(failure) => failure.next.clone(),
             Self::Silent | Self::TimedOut(_) => Some("`cofferdam ps --all` shows what there is".into()),
-            Self::Stream { .. } => Some("of a FIFO, start the reader first".into()),
+            Self::Stream(_) => Some("of a FIFO, start the reader first".into()),
             Self::NoProgram => Some("make it with Engine::with_monitor".into()),
             Self::Process(_) | Self::Request(_) => None,
         }
@@ -283,7 +275,7 @@ async fn make(
 ) -> Result<(crate::launch::Container, Vec<String>), MonitorError> {
     let launcher = engine.launcher(task.runtime).await?.in_background(task.stdio.clone());
     let prepared = launcher.prepare(task.launch)?;
-    let stdio = open_streams(&task.stdio)?;
+    let stdio = StdioPlan::open(&task.stdio)?;
     // Paths of the request are relative to the asker's directory; from here on none is used, and the file system
     // that holds the directory must not be kept busy.
     std::env::set_current_dir("/").map_err(MonitorError::Process)?;
@@ -298,39 +290,6 @@ async fn make(
         launcher.create(prepared, stdio, asker_has_gone).await?
     };
     Ok((container, warnings))
-}
-
-pub(super) fn open_streams(files: &StdioFiles) -> Result<StdioPlan, MonitorError> {
-    let open = |path: &Option<PathBuf>, input: bool| -> Result<Option<OwnedFd>, MonitorError> {
-        let Some(path) = path else { return Ok(None) };
-        let failed = |source| MonitorError::Stream { path: path.clone(), source };
-        let mut options = std::fs::OpenOptions::new();
-        // Of a FIFO, to open the one end waits for the other. A terminal must not become this session's.
-        let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-        options.custom_flags(flags.bits().cast_signed());
-        if input {
-            options.read(true);
-        } else {
-            options.append(true).create(true).mode(0o600);
-        }
-        let file = options.open(path).map_err(|error| match error.raw_os_error() {
-            Some(libc::ENXIO) => failed(io::Error::other("nobody reads from this FIFO, or it is a socket")),
-            _ => failed(error),
-        })?;
-        rustix::io::ioctl_fionbio(&file, false).map_err(|errno| failed(errno.into()))?;
-        Ok(Some(file.into()))
-    };
-    let plan = if files.interactive {
-        StdioPlan::interactive().map_err(MonitorError::Process)?
-    } else {
-        StdioPlan::discard()
-    };
-    Ok(StdioPlan {
-        stdin: plan.stdin.map_or_else(|| open(&files.stdin, true), |stdin| Ok(Some(stdin)))?,
-        stdout: open(&files.stdout, false)?,
-        stderr: open(&files.stderr, false)?,
-        input: plan.input,
-    })
 }
 
 /// Puts /dev/null in place of the asker's streams: a shell that captures the asker's output must not wait for us.

@@ -16,9 +16,7 @@ use jiff::Timestamp;
 use super::{Engine, EngineError, View};
 use crate::error::Failure;
 use crate::event::Happening;
-use crate::exit::{
-    AskedBy, Cause, Death, Evidence, ExitReport, ProcessEnd, REPORT_VERSION, SentSignal, StdioReport, decide,
-};
+use crate::exit::{AskedBy, Cause, Death, Evidence, ExitReport, ProcessEnd, SentSignal, StdioReport, decide};
 use crate::fault;
 use crate::lifecycle::Status;
 use crate::runtime::{Clearing, KillScope, Runtime, RuntimeError};
@@ -42,7 +40,7 @@ impl Engine {
         mut record: Record,
     ) -> Result<Option<View>, EngineError> {
         let lives = record.process.as_ref().is_some_and(|process| process.is_alive(&self.host.boot_id));
-        if lives && record.status != Status::Creating {
+        if record.status == Status::Restarting || (lives && record.status != Status::Creating) {
             return self.after_handover(View { container, record, supervised: false, report: None }).await;
         }
         let held = Held::of(&record, &self.host.boot_id);
@@ -65,6 +63,9 @@ impl Engine {
             return Ok(Some(View { container, record, supervised: false, report: Some(report) }));
         }
         let report = self.close(&container, &mut record, end, lock).await?;
+        if record.status == Status::Restarting {
+            return self.after_handover(View { container, record, supervised: false, report: None }).await;
+        }
         Ok(Some(View { container, record, supervised: false, report: Some(report) }))
     }
 
@@ -270,7 +271,8 @@ impl Engine {
         }
     }
 
-    /// Writes the report of an orphan that has ended and takes away what is left of it. The caller has its lock.
+    /// Writes the report of an orphan that has ended and takes away what is left of it. The caller has its lock. One that
+    /// is to be started again by its policy is then [`Status::Restarting`], for a new supervisor.
     async fn close(
         &self,
         container: &ContainerDir,
@@ -282,30 +284,64 @@ impl Engine {
         if let Some(fresh) = container.read_record()? {
             *record = fresh;
         }
-        let death = end.map(|(pid, end)| death_of(record, pid, end));
-        let mut report = {
-            let runtime = self.runtime_of(record).await;
-            let target = OwnedTarget::of(container, record);
-            let remains = self.remains(container, record, &target, &runtime);
-            let mut cleanup = vec![];
-            remains.end_processes(false, &mut cleanup).await;
-            let counters = remains.read_counters();
-            let death = death.map(|mut death| {
-                complete(&mut death, &counters, record.process.as_ref());
-                death
-            });
-            let mut report = report_of(record, death);
-            if matches!(report.cause, Cause::RuntimeLost { .. }) {
-                report.evidence.extend(counters.memory.map(|counters| Evidence::Memory { counters }));
-                report.evidence.extend(runtime_words(container));
-            }
-            (report.usage, report.cleanup) = (counters.usage, cleanup);
-            report
+        let known = container.read_last_report()?.filter(|last| last.restarts == record.restarts.count);
+        let mut report = match known {
+            Some(report) => report,
+            None => self.judge(container, record, end).await,
         };
+        if record.starts_again(&report.cause) {
+            self.clear_for_the_next(container, record, &report).await?;
+            return Ok(report);
+        }
         container.write_report(&report)?;
         fault::reached("orphan.reported").map_err(Failure::from)?;
         self.clear(container, record, &mut report).await?;
         Ok(report)
+    }
+
+    /// Says of an orphan's end what is known.
+    async fn judge(
+        &self,
+        container: &ContainerDir,
+        record: &Record,
+        end: Option<(i32, ProcessEnd)>,
+    ) -> ExitReport {
+        let runtime = self.runtime_of(record).await;
+        let target = OwnedTarget::of(container, record);
+        let remains = self.remains(container, record, &target, &runtime);
+        let mut cleanup = vec![];
+        remains.end_processes(false, &mut cleanup).await;
+        let counters = remains.read_counters();
+        let death = end.map(|(pid, end)| {
+            let mut death = death_of(record, pid, end);
+            complete(&mut death, &counters, record.process.as_ref());
+            death
+        });
+        let mut report = report_of(record, death);
+        if matches!(report.cause, Cause::RuntimeLost { .. }) {
+            report.evidence.extend(counters.memory.map(|counters| Evidence::Memory { counters }));
+            report.evidence.extend(runtime_words(container));
+        }
+        (report.usage, report.cleanup) = (counters.usage, cleanup);
+        report
+    }
+
+    /// Ends a run of an orphan after which another one comes.
+    async fn clear_for_the_next(
+        &self,
+        container: &ContainerDir,
+        record: &mut Record,
+        report: &ExitReport,
+    ) -> Result<(), EngineError> {
+        container.write_last_report(report)?;
+        fault::reached("orphan.reported").map_err(Failure::from)?;
+        self.tell_end(record, Happening::end(report));
+        for failure in self.clear_remains(container, record).await {
+            tracing::warn!(container = %container.id, %failure, "something of its last run is left");
+        }
+        // Nobody was there to see how long it ran.
+        record.begin_restart(Duration::ZERO);
+        Ok(container.write_record(record)?)
     }
 }
 
@@ -333,20 +369,8 @@ fn report_of(record: &Record, death: Option<Death>) -> ExitReport {
         Some(death) => decide(&death),
         None => (Cause::RuntimeLost { failure: lost(record) }, None, vec![]),
     };
-    ExitReport {
-        version: REPORT_VERSION,
-        id: record.id.clone(),
-        name: record.name.clone(),
-        runtime: record.runtime.name.clone(),
-        cause,
-        asked_by,
-        evidence,
-        started: record.started,
-        ended: Timestamp::now(),
-        usage: crate::cgroup::Usage::default(),
-        stdio: StdioReport { truncated: true, ..StdioReport::default() },
-        cleanup: vec![],
-    }
+    let stdio = StdioReport { truncated: true, ..StdioReport::default() };
+    ExitReport { stdio, ..ExitReport::of(record, cause, asked_by, evidence, Timestamp::now()) }
 }
 
 /// The death of an orphan, as far as it was seen.

@@ -12,7 +12,7 @@ use crate::runtime::{KillScope, ProcessInfo, QUERY_LIMIT, Runtime, RuntimeState}
 use crate::signal::Signal;
 use crate::state::{ContainerLock, Record, StateError};
 use crate::supervise::OwnedTarget;
-use crate::supervise::control::{Answer, Request, ask};
+use crate::supervise::control::{Answer, Request, Until, ask};
 
 /// How much longer than its grace an end may take, clean-up included.
 const ENDING_SLACK: Duration = Duration::from_secs(30);
@@ -42,7 +42,9 @@ impl Engine {
                 return Ok(Asked::Orphan(Box::new(view)));
             }
             // It would take the question and never answer. Whoever waits may wait for it to go on.
-            if *request != Request::Wait && view.record.supervisor.is_stopped(&self.host.boot_id) {
+            if !matches!(request, Request::Wait { .. })
+                && view.record.supervisor.is_stopped(&self.host.boot_id)
+            {
                 let source = io::Error::other("it is stopped (SIGSTOP)");
                 return Err(EngineError::Unreachable { container: title, source: Some(source) });
             }
@@ -152,13 +154,33 @@ impl Engine {
     /// # Errors
     /// [`EngineError::StillRunning`] when the limit is reached.
     pub async fn wait(&self, text: &str, limit: Option<Duration>) -> Result<ExitReport, EngineError> {
+        let ended = self.wait_until(text, Until::Exit, limit).await?;
+        ended.ok_or_else(|| EngineError::Unreachable { container: text.to_owned(), source: None })
+    }
+
+    /// Waits until something is true of a container, at most for `limit`; gives its report where it has ended for good,
+    /// which ends every wait.
+    ///
+    /// Cancel safe: giving up changes nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::StillRunning`] when the limit is reached.
+    pub async fn wait_until(
+        &self,
+        text: &str,
+        until: Until,
+        limit: Option<Duration>,
+    ) -> Result<Option<ExitReport>, EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
         let waiting = async {
-            match self.ask(view, &Request::Wait).await? {
-                Asked::Ended(report) => Ok(*report),
-                Asked::Orphan(view) => self.wait_orphan(*view).await,
-                Asked::Done => Err(EngineError::Unreachable { container: title.clone(), source: None }),
+            match self.ask(view, &Request::Wait { until }).await? {
+                Asked::Done => Ok(None),
+                Asked::Ended(report) => Ok(Some(*report)),
+                Asked::Orphan(view) if until == Until::Running && view.status() == Status::Running => {
+                    Ok(None)
+                }
+                Asked::Orphan(view) => self.wait_orphan(*view).await.map(Some),
             }
         };
         match limit {
@@ -287,7 +309,7 @@ impl Engine {
 /// How long a supervisor may take to answer; `None` is for ever.
 fn patience(record: &Record, request: &Request) -> Option<Duration> {
     match request {
-        Request::Wait => None,
+        Request::Wait { .. } => None,
         Request::Stop { grace_ms, .. } => {
             let grace = grace_ms.map_or(record.stopping.grace, Duration::from_millis);
             Some(grace.saturating_add(ENDING_SLACK))

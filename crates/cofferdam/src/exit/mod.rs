@@ -17,6 +17,7 @@ use crate::cgroup::{MemoryCounters, Usage};
 use crate::error::{Code, Failure};
 use crate::id::{ContainerId, ContainerName};
 use crate::signal::Signal;
+use crate::state::Record;
 
 /// Version of the report's format on disk and on the wire.
 pub const REPORT_VERSION: u32 = 1;
@@ -33,6 +34,9 @@ pub struct ExitReport {
     pub name: Option<ContainerName>,
     /// The runtime that ran it.
     pub runtime: String,
+    /// How often it had been started again before this end.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
     /// Why it ended.
     pub cause: Cause,
     /// Who of us asked for its end, if anybody did.
@@ -54,6 +58,38 @@ pub struct ExitReport {
     /// What could not be cleaned up. Empty when nothing is left behind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cleanup: Vec<Failure>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
+pub(crate) fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl ExitReport {
+    /// The report of a run, by the container's record, without what went through it.
+    pub(crate) fn of(
+        record: &Record,
+        cause: Cause,
+        asked_by: Option<AskedBy>,
+        evidence: Vec<Evidence>,
+        ended: Timestamp,
+    ) -> Self {
+        Self {
+            version: REPORT_VERSION,
+            id: record.id.clone(),
+            name: record.name.clone(),
+            runtime: record.runtime.name.clone(),
+            restarts: record.restarts.count,
+            cause,
+            asked_by,
+            evidence,
+            started: record.started,
+            ended,
+            usage: Usage::default(),
+            stdio: StdioReport::default(),
+            cleanup: vec![],
+        }
+    }
 }
 
 /// Why a container ended.

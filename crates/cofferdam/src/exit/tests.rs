@@ -44,6 +44,7 @@ fn report(death: &Death) -> ExitReport {
         id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
         name: Some("web".parse().unwrap()),
         runtime: "runc".into(),
+        restarts: 0,
         cause,
         asked_by,
         evidence,

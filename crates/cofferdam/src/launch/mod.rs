@@ -37,7 +37,9 @@ use crate::id::ContainerId;
 use crate::lifecycle::Status;
 use crate::network::check_namespace;
 use crate::process::{Reaper, Seat};
-use crate::request::{ContainerPlan, LaunchRequest, NetworkMode, StdioFiles, validate};
+use crate::request::{
+    ContainerPlan, LaunchRequest, NetworkMode, Refused, RestartPolicy, Restarts, StdioFiles, validate,
+};
 use crate::rootfs::{self, Rootfs};
 use crate::runtime::{self, Clearing, Runtime, RuntimeConfig};
 use crate::spec::{self, Ingredients, PreparedSpec};
@@ -185,6 +187,9 @@ impl Launcher {
         mode: Mode,
         cancel: impl Future<Output = ()>,
     ) -> Result<Container, LaunchError> {
+        if prepared.plan.restart != RestartPolicy::No && self.background.is_none() {
+            return Err(Refused::new("--restart", "it is for a container in the background").into());
+        }
         let seat = take_seat()?;
         let (container, lock, record) = self.reserve(&prepared)?;
         let launching = self.launching(container, lock, record, stdio, mode, seat);
@@ -310,6 +315,7 @@ impl Launcher {
             own_pid_namespace: spec.view().own_pid_namespace(),
             stopping: plan.stopping,
             labels: plan.labels.clone(),
+            restarts: Restarts::by(plan.restart),
             remove: plan.remove,
             log: plan.log,
             background: self.background.clone(),

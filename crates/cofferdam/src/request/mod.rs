@@ -4,6 +4,7 @@
 //! later, by the steps that use them.
 
 mod parse;
+mod restart;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use parse::check_destination;
 pub use parse::{MountRequest, NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
+pub use restart::{RestartPolicy, Restarts, UnknownPolicy};
 pub use validate::validate;
 pub(crate) use validate::{check_cwd, check_env_entry, check_string};
 
@@ -102,6 +104,9 @@ pub struct LaunchRequest {
     pub grace_ms: Option<u64>,
     /// Forget the container once its end has been reported.
     pub remove: bool,
+    /// Start it again after its end: `no`, `on-failure[:TIMES]`, `always`, `unless-stopped`. In the background only.
+    #[serde(default)]
+    pub restart: Option<String>,
     /// How its output is kept; `None` is not at all. What a caller takes by a descriptor is not kept in any case.
     #[serde(default)]
     pub log: Option<LogRequest>,
@@ -145,6 +150,7 @@ impl LaunchRequest {
             stop_signal: None,
             grace_ms: None,
             remove: false,
+            restart: None,
             log: None,
         }
     }
@@ -195,6 +201,8 @@ pub struct ContainerPlan {
     pub stopping: Stopping,
     /// Forget it after its end.
     pub remove: bool,
+    /// Whether it is started again.
+    pub restart: RestartPolicy,
     /// How its output is kept.
     pub log: Option<LogConfig>,
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::parse::parse_size;
 use super::{
     ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE, LaunchRequest,
-    Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, Source, Stopping, Ulimit,
-    UserSpec,
+    Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, RestartPolicy, Source,
+    Stopping, Ulimit, UnknownPolicy, UserSpec,
 };
 use crate::id::{ContainerId, InvalidId, quote};
 use crate::logs::{LogConfig, OnFull, UnknownFormat};
@@ -42,6 +42,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         cap_drop: each("--cap-drop", &request.cap_drop, parse_capability)?,
         limits: Limits::parse(request.memory.as_deref(), request.cpus, request.pids_limit)?,
         stopping: stopping(&request)?,
+        restart: restart(&request)?,
         log: request.log.as_ref().map(log_config).transpose()?.flatten(),
         source: request.source,
         args: request.args,
@@ -210,6 +211,16 @@ fn log_config(request: &LogRequest) -> Result<Option<LogConfig>, Refused> {
         }
     }
     Ok(Some(config))
+}
+
+fn restart(request: &LaunchRequest) -> Result<RestartPolicy, Refused> {
+    let refused = |why: String| Refused::new("--restart", why);
+    let policy = request.restart.as_deref().map_or(Ok(RestartPolicy::No), str::parse);
+    let policy = policy.map_err(|error: UnknownPolicy| refused(error.to_string()))?;
+    if policy != RestartPolicy::No && request.remove {
+        return Err(refused("a container with --rm is forgotten after its end".into()));
+    }
+    Ok(policy)
 }
 
 fn stopping(request: &LaunchRequest) -> Result<Stopping, Refused> {

@@ -115,6 +115,24 @@ impl ContainerDir {
         record::read_versioned(&self.report_file(), crate::exit::REPORT_VERSION)
     }
 
+    /// Writes the report of a run after which the container is started again.
+    pub(crate) fn write_last_report(&self, report: &ExitReport) -> Result<(), StateError> {
+        write_json(&self.last_report_file(), report)
+    }
+
+    /// Reads the report of the last run after which the container was started again, or is to be; `None` when there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn read_last_report(&self) -> Result<Option<ExitReport>, StateError> {
+        record::read_versioned(&self.last_report_file(), crate::exit::REPORT_VERSION)
+    }
+
+    fn last_report_file(&self) -> PathBuf {
+        self.path.join("last-report.json")
+    }
+
     /// Writes how the specification was changed.
     ///
     /// # Errors

@@ -59,18 +59,21 @@ impl StateDir {
         name: Option<&ContainerName>,
         what: Happening,
     ) -> Result<(), StateError> {
-        if !self.has_end(id) {
+        let Happening::Exit { restarts, .. } = what else {
+            return self.append_event(id, name, what).map(drop);
+        };
+        if !self.has_end(id, restarts) {
             self.append_event(id, name, what)?;
         }
         Ok(())
     }
 
-    fn has_end(&self, id: &ContainerId) -> bool {
+    fn has_end(&self, id: &ContainerId, run: u32) -> bool {
         let mut lines = LineReader::new(&self.events());
         while let Ok(Some(line)) = lines.next_line() {
             if let Ok(event) = serde_json::from_slice::<Event>(&line)
                 && event.id == *id
-                && matches!(event.what, Happening::Exit { .. })
+                && matches!(event.what, Happening::Exit { restarts, .. } if restarts == run)
             {
                 return true;
             }
@@ -195,7 +198,12 @@ mod tests {
     fn an_end_is_written_once() {
         let (_keep, state) = state();
         let id = ContainerId::generate();
-        let end = Happening::Exit { code: 7, cause: crate::exit::Cause::Exited { code: 7 }, asked_by: None };
+        let end = Happening::Exit {
+            code: 7,
+            cause: crate::exit::Cause::Exited { code: 7 },
+            asked_by: None,
+            restarts: 0,
+        };
         for _ in 0..3 {
             state.append_end_once(&id, None, end.clone()).unwrap();
         }

@@ -7,6 +7,7 @@
 //!     record.json            what it is and how far it is; version first
 //!     edits.json             how its specification was changed, and why
 //!     report.json            how it ended; written first of all that follows its end
+//!     last-report.json       how its last run ended, if it is started again
 //!     reserve                space for that report, given back when it is written
 //!     bundle/config.json     what the runtime gets
 //!     control.sock           where the supervisor listens

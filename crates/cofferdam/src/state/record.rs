@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -11,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::file::write_json;
 use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
-use crate::exit::SentSignal;
+use crate::exit::{Cause, SentSignal};
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::logs::LogConfig;
-use crate::request::{Limits, NetworkMode, Source, StdioFiles, Stopping};
+use crate::request::{Limits, NetworkMode, Restarts, Source, StdioFiles, Stopping};
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
 /// Version of the record's format.
@@ -105,6 +106,9 @@ pub struct Record {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whether it is started again, and how often it has been.
+    #[serde(default, skip_serializing_if = "Restarts::is_none")]
+    pub restarts: Restarts,
     /// Whether it is forgotten once its end has been reported.
     pub remove: bool,
     /// How its output is kept, where it is.
@@ -159,6 +163,22 @@ impl Record {
     /// What the user calls the container: its name, or the short id.
     pub(crate) fn title(&self) -> String {
         self.name.as_ref().map_or_else(|| self.id.short().to_owned(), ToString::to_string)
+    }
+
+    /// Whether the container is to be started again after this end: its policy says so, and nobody has asked for its
+    /// end.
+    pub(crate) fn starts_again(&self, cause: &Cause) -> bool {
+        let has_run = self.started.is_some() || self.restarts.count > 0;
+        let was_asked = self.sent.iter().any(SentSignal::asks_for_the_end);
+        has_run && !was_asked && self.restarts.policy.wants(cause, self.restarts.count)
+    }
+
+    /// Says that a run has ended and that another one is to come.
+    pub(crate) fn begin_restart(&mut self, ran: Duration) {
+        self.restarts.count_one(ran);
+        self.status = Status::Restarting;
+        (self.process, self.started, self.pipes) = (None, None, PipeIds::default());
+        self.sent.clear();
     }
 
     /// Puts down a signal that is about to be sent.

@@ -40,8 +40,13 @@ impl Supervisor {
         let (mut supervisor, stdio, _) = Self::new(launching);
         supervisor.adopted = true;
         let hub = Arc::<Hub>::default();
-        supervisor.ask_for_status().await;
-        let opened = supervisor.take_over(stdio, &sender, &hub);
+        let opened = if supervisor.record.status == Status::Restarting {
+            supervisor.clear_half_made().await;
+            supervisor.become_supervisor().map(|()| None)
+        } else {
+            supervisor.ask_for_status().await;
+            supervisor.take_over(stdio, &sender, &hub).map(Some)
+        };
         let (made, listener) = match opened.and_then(|made| Ok((made, supervisor.listen()?))) {
             Ok(opened) => opened,
             Err(error) => {
@@ -50,7 +55,7 @@ impl Supervisor {
                 return None;
             }
         };
-        supervisor.tell(Happening::Adopt { pid: made.init.pid });
+        supervisor.tell(Happening::Adopt { pid: made.as_ref().map(|made| made.init.pid) });
         Some(supervisor.attend(made, listener, (sender, commands), started, hub).await)
     }
 
@@ -80,8 +85,6 @@ impl Supervisor {
         let process = self.record.process.clone().ok_or_else(no_process)?;
         let init = Held::watch(&process, &self.host.boot_id).ok_or_else(no_process)?;
         let gofer = if self.record.sandboxed { self.find_gofer() } else { None };
-        let own = i32::try_from(std::process::id()).unwrap_or_default();
-        self.record.supervisor = ProcessId::of(own, &self.host.boot_id).ok_or_else(no_process)?;
         self.continue_deadline();
         let ours = self.find_pipes();
         let log = self.open_log(commands)?;
@@ -90,15 +93,24 @@ impl Supervisor {
             self.skip_what_is_logged(&ours, journal)?;
         }
         fault::reached("adopt.found")?;
-        self.container.write_record(&self.record)?;
+        self.become_supervisor()?;
         fault::reached("adopt.recorded")?;
         hub.connect(stdio.input.take(), None);
         let outputs = Outputs { log, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps =
             Pumps::start(ours, stdio, None, &outputs).map_err(supervision("no threads for its streams"))?;
+        Ok(Made { init, gofer, pumps, terminal: None })
+    }
+
+    fn become_supervisor(&mut self) -> Result<(), StartError> {
+        let own = i32::try_from(std::process::id()).unwrap_or_default();
+        let itself = ProcessId::of(own, &self.host.boot_id);
+        self.record.supervisor =
+            itself.ok_or_else(|| supervision("its own process")(io::ErrorKind::NotFound.into()))?;
+        self.container.write_record(&self.record)?;
         // Of a dead supervisor.
         let _ = std::fs::remove_file(self.container.control_socket());
-        Ok(Made { init, gofer, pumps, terminal: None })
+        Ok(())
     }
 
     /// The time limit goes on from the start.

@@ -74,9 +74,25 @@ pub enum Request {
         /// Whether the caller sends input.
         input: bool,
     },
-    /// Answered with the report once the container has ended and been cleared away. The caller keeps its side of the
-    /// connection open until then: one that has closed it is taken to have given up.
-    Wait,
+    /// Answered with the report once the container has ended for good and been cleared away, or when something else has
+    /// come true. The caller keeps its side of the connection open until then: one that has closed it is taken to have
+    /// given up.
+    Wait {
+        /// For what.
+        #[serde(default)]
+        until: Until,
+    },
+}
+
+/// What can be waited for. The end answers each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// That the container has ended, and is not started again.
+    #[default]
+    Exit,
+    /// That its process has been started.
+    Running,
 }
 
 /// A supervisor's answer.
@@ -121,7 +137,7 @@ impl Request {
     /// What is answered to it once the container has ended.
     pub(super) fn answer_after_the_end(&self, report: &ExitReport) -> Answer {
         let verb = match self {
-            Self::Wait | Self::Stop { .. } => return Answer::Ended(Box::new(report.clone())),
+            Self::Wait { .. } | Self::Stop { .. } => return Answer::Ended(Box::new(report.clone())),
             Self::Start => Verb::Start,
             Self::Kill { .. } => Verb::Kill,
             Self::Pause => Verb::Pause,
@@ -321,7 +337,7 @@ mod tests {
             Request::Start,
             Request::Kill { signal: Signal::TERM, all: false, by: AskedBy::Kill },
             Request::Stop { signal: None, grace_ms: Some(5), by: AskedBy::Stop },
-            Request::Wait,
+            Request::Wait { until: Until::Running },
         ] {
             let line = serde_json::to_string(&Envelope { version: 1, request: request.clone() }).unwrap();
             assert_eq!(parse(&line).unwrap(), request);

@@ -14,7 +14,7 @@ use super::stdio::Pumps;
 use super::supervisor::Supervisor;
 use crate::error::{Code, Failure};
 use crate::event::Happening;
-use crate::exit::{Cause, Death, Evidence, ExitReport, REPORT_VERSION, decide};
+use crate::exit::{Cause, Death, Evidence, ExitReport, decide};
 use crate::fault::{self, passed};
 use crate::lifecycle::Status;
 use crate::runtime::Clearing;
@@ -39,24 +39,32 @@ pub(super) struct Callers {
     pub(super) last_words: watch::Sender<Option<Arc<ExitReport>>>,
 }
 
+/// A run that has ended.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) report: ExitReport,
+    pub(super) pumps: Pumps,
+    /// Whether all of its output has been handed on.
+    pub(super) drained: bool,
+}
+
 impl Supervisor {
-    /// Evidence, report, clean-up, answers, in this order.
-    pub(super) async fn finish(
-        &mut self,
-        mut pumps: Pumps,
-        death: Option<Death>,
-        callers: &mut Callers,
-    ) -> ExitReport {
+    /// Collects what there is to say of a run that has ended, and hands its last output on if that goes fast.
+    pub(super) async fn see_off(&mut self, mut pumps: Pumps, death: Option<Death>) -> Run {
         pumps.container_ended();
         let mut report = self.judge(death).await;
         let patience = if self.record.log.is_some() { LOG_PATIENCE } else { REPORT_PATIENCE };
         let drained = tokio::time::timeout(patience, pumps.finished()).await.is_ok();
         report.stdio = pumps.report();
+        Run { report, pumps, drained }
+    }
+
+    /// The end: report, clean-up, answers, in this order.
+    pub(super) async fn finish(&mut self, run: Run, callers: &mut Callers) -> ExitReport {
+        let Run { report, mut pumps, drained } = run;
         self.untold.extend(report.oom_kills().map(|kills| Happening::Oom { kills }));
         self.untold.push(Happening::end(&report));
-        self.write_report(&mut report, callers).await;
-        self.clear_and_conclude(&mut report).await;
-        self.answer_waiting(&report);
+        let mut report = self.conclude(report, callers).await;
         if !drained {
             drain(&mut pumps, &report, callers).await;
             report.stdio = pumps.report();
@@ -66,8 +74,22 @@ impl Supervisor {
                 report.cleanup.push(Failure::of(&error));
             }
         }
-        self.say_goodbye(&report, callers);
         report
+    }
+
+    /// The end of a container whose last output has been handed on, or will be.
+    pub(super) async fn conclude(&mut self, mut report: ExitReport, callers: &mut Callers) -> ExitReport {
+        self.write_report(&mut report, callers).await;
+        self.clear_and_conclude(&mut report).await;
+        self.answer_waiting(&report);
+        report
+    }
+
+    /// Tells of the end of a run after which another one comes.
+    pub(super) fn tell_end(&mut self, report: &ExitReport) {
+        self.untold.extend(report.oom_kills().map(|kills| Happening::Oom { kills }));
+        self.untold.push(Happening::end(report));
+        self.flush_events();
     }
 
     /// Ends what is left of the container, and decides from all that was seen why it ended.
@@ -96,18 +118,9 @@ impl Supervisor {
             evidence.extend(runtime_words(&self.container));
         }
         ExitReport {
-            version: REPORT_VERSION,
-            id: self.container.id.clone(),
-            name: self.record.name.clone(),
-            runtime: self.record.runtime.name.clone(),
-            cause,
-            asked_by,
-            evidence,
-            started: self.record.started,
-            ended,
             usage: counters.usage,
-            stdio: crate::exit::StdioReport::default(),
             cleanup,
+            ..ExitReport::of(&self.record, cause, asked_by, evidence, ended)
         }
     }
 
@@ -164,14 +177,14 @@ impl Supervisor {
     }
 
     fn answer_waiting(&mut self, report: &ExitReport) {
-        for reply in self.waiting.drain(..) {
+        for (_, reply) in self.waiting.drain(..) {
             // The caller may have gone.
             let _ = reply.send(Answer::Ended(Box::new(report.clone())));
         }
     }
 
     /// Who takes the container away. After anything but an end of its own, the runtime does.
-    fn clearing(&self, cause: &Cause) -> Clearing {
+    pub(super) fn clearing(&self, cause: &Cause) -> Clearing {
         match cause {
             Cause::Exited { .. }
             | Cause::Signaled { .. }
@@ -186,7 +199,7 @@ impl Supervisor {
     }
 
     /// Answers everybody who has asked; whoever comes later is answered from the last words.
-    fn say_goodbye(&self, report: &ExitReport, callers: &mut Callers) {
+    pub(super) fn say_goodbye(&self, report: &ExitReport, callers: &mut Callers) {
         // Whoever finds it gone reads the report.
         let _ = std::fs::remove_file(self.container.control_socket());
         callers.last_words.send_replace(Some(Arc::new(report.clone())));

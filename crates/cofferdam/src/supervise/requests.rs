@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::control::{Answer, Command, Request, WAITING_LIMIT};
+use super::control::{Answer, Command, Request, Until, WAITING_LIMIT};
 use super::supervisor::{Made, Supervisor};
 use crate::bundle::read_config;
 use crate::error::{Code, Failure};
@@ -23,22 +23,14 @@ use crate::sys::PidFd;
 
 impl Supervisor {
     pub(super) async fn handle(&mut self, command: Command, made: &Made) {
-        let Command { request, mut reply } = command;
+        let Command { request, reply } = command;
         let outcome = match request {
-            Request::Wait => match self.let_wait(reply) {
-                None => return,
-                Some(refused) => {
-                    reply = refused;
-                    Err(too_many())
-                }
-            },
+            Request::Wait { until } => return self.let_wait(until, reply),
             Request::Stop { signal, grace_ms, by } => {
                 let stopping = self.record.stopping;
                 let grace = grace_ms.map_or(stopping.grace, Duration::from_millis);
                 self.begin_stop(made, signal.unwrap_or(stopping.signal), grace, by).await;
-                // It is waited for even where too many do: it is on its way, and the answer with it.
-                self.waiting.push(reply);
-                return;
+                return self.let_wait_for_stop(reply);
             }
             Request::Kill { signal, all, by } => match self.check(Verb::Kill) {
                 Ok(()) => self.send(made, signal, all, by).await,
@@ -57,15 +49,35 @@ impl Supervisor {
         });
     }
 
-    /// Keeps a caller until the end; gives him back where too many wait.
-    fn let_wait(&mut self, reply: oneshot::Sender<Answer>) -> Option<oneshot::Sender<Answer>> {
+    /// Keeps a caller until what he waits for is so.
+    pub(super) fn let_wait(&mut self, until: Until, reply: oneshot::Sender<Answer>) {
         // Those who have gone make room.
-        self.waiting.retain(|reply| !reply.is_closed());
+        self.waiting.retain(|(_, reply)| !reply.is_closed());
         if self.waiting.len() >= WAITING_LIMIT {
-            return Some(reply);
+            // The caller may have gone.
+            let _ = reply.send(Answer::Failed(too_many()));
+            return;
         }
-        self.waiting.push(reply);
-        None
+        self.waiting.push((until, reply));
+        self.answer_those_who_wait();
+    }
+
+    /// Keeps a caller who has asked for the end, even where too many wait: it is on its way, and the answer with it.
+    pub(super) fn let_wait_for_stop(&mut self, reply: oneshot::Sender<Answer>) {
+        self.waiting.push((Until::Exit, reply));
+    }
+
+    /// Answers those for whom what they wait for has come true, but for the end.
+    pub(super) fn answer_those_who_wait(&mut self) {
+        let is_running = matches!(self.record.status, Status::Running | Status::Paused);
+        let come = |(until, _): &mut (Until, _)| match until {
+            Until::Exit => false,
+            Until::Running => is_running,
+        };
+        for (_, reply) in self.waiting.extract_if(.., come) {
+            // The caller may have gone.
+            let _ = reply.send(Answer::Done);
+        }
     }
 
     pub(super) async fn start(&mut self, made: &Made) -> Result<(), Failure> {
@@ -211,7 +223,7 @@ impl Supervisor {
     }
 }
 
-fn only_over_the_socket() -> Failure {
+pub(super) fn only_over_the_socket() -> Failure {
     Failure {
         code: Code::InvalidValue,
         what: "attaching goes over the control socket only".into(),

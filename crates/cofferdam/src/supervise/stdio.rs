@@ -10,7 +10,7 @@
 //! - Somebody outside the container who keeps the pipe open after its end: given up after a moment.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::hub::Hub;
 use super::peek::{Journal, Peek, Source};
+pub use super::plan::{StdioPlan, StreamError};
 use super::sink::{LogSink, Lost, SharedLog, Sink};
 use crate::exit::StdioReport;
 use crate::logs::Stream;
@@ -34,50 +35,6 @@ pub(super) const BUFFER_BYTES: usize = 64 << 10;
 const STACK_BYTES: usize = 64 << 10;
 /// How long a pipe may stay open, empty, after the container's end.
 const HOLDOUT_LIMIT: Duration = Duration::from_secs(2);
-
-/// What is at the caller's ends of a container's streams.
-#[derive(Debug)]
-pub struct StdioPlan {
-    /// Where its standard input comes from; `None` is empty.
-    pub stdin: Option<OwnedFd>,
-    /// Where its standard output goes; `None` is nowhere.
-    pub stdout: Option<OwnedFd>,
-    /// Where its standard error goes; `None` is nowhere. With a terminal there is only standard output.
-    pub stderr: Option<OwnedFd>,
-    /// Where the input of attached callers goes: the other end of what `stdin` is read from. `None` takes none.
-    pub input: Option<OwnedFd>,
-}
-
-impl StdioPlan {
-    /// No input, and output to nowhere. It is still read and counted.
-    #[must_use]
-    pub fn discard() -> Self {
-        Self { stdin: None, stdout: None, stderr: None, input: None }
-    }
-
-    /// Output to nowhere, and the input of attached callers. It stays open as long as the container lives.
-    ///
-    /// # Errors
-    /// What making a pipe returns.
-    pub fn interactive() -> io::Result<Self> {
-        let (stdin, input) = pipe_with(PipeFlags::CLOEXEC)?;
-        Ok(Self { stdin: Some(stdin), input: Some(input), ..Self::discard() })
-    }
-
-    /// The streams of this process; input only where it is wanted.
-    ///
-    /// # Errors
-    /// What duplicating a descriptor returns.
-    pub fn inherit(stdin: bool) -> io::Result<Self> {
-        let own = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-        Ok(Self {
-            stdin: if stdin { Some(own(io::stdin().as_fd())?) } else { None },
-            stdout: Some(own(io::stdout().as_fd())?),
-            stderr: Some(own(io::stderr().as_fd())?),
-            input: None,
-        })
-    }
-}
 
 /// Our ends of a container's pipes, before the pumps run. One that was found to be closed is `None`.
 #[derive(Debug)]
@@ -242,7 +199,6 @@ impl Pumps {
             // At once: one that has been waited for must not be asked again by the next call.
             self.outputs.pop();
         }
-        self.hub.close();
     }
 
     /// Gives up on output that its reader does not take. Its thread stays until the reader does, or this process ends.
@@ -250,7 +206,6 @@ impl Pumps {
         self.counters.truncated.store(true, Ordering::Release);
         self.counters.abandoned.store(true, Ordering::Release);
         self.outputs.clear();
-        self.hub.close();
     }
 
     /// What went through so far.

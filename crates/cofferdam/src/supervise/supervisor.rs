@@ -13,12 +13,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::console::{ConsoleSocket, with_terminal};
-use super::control::{self, Answer, Command};
-use super::end::Callers;
+use super::control::{Answer, Command, Until};
 use super::error::{StartError, supervision};
 use super::hub::Hub;
 use super::remains::{Remains, clear_away, forget};
@@ -38,8 +37,6 @@ use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
 const NOTE_PAUSE: Duration = Duration::from_secs(1);
 /// Events that wait for room on the disk at most. The end of the container is not among them: it always waits.
 const UNTOLD_LIMIT: usize = 1024;
-/// How long callers may take to read the last answers.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// How far a launch goes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +67,8 @@ pub(crate) struct Launching {
 /// What there is once a container has been made.
 #[derive(Debug)]
 pub struct Started {
-    /// The pid of its process, or of its sandbox.
-    pub pid: i32,
+    /// The pid of its process, or of its sandbox; `None` where it waits to be started again.
+    pub pid: Option<i32>,
     /// The other side of its terminal, for its size.
     pub terminal: Option<OwnedFd>,
 }
@@ -100,8 +97,10 @@ pub(crate) struct Supervisor {
     pub(super) note_at: Option<Instant>,
     /// Events that could not be written down yet, oldest first.
     pub(super) untold: Vec<Happening>,
-    /// Callers who wait for the end.
-    pub(super) waiting: Vec<oneshot::Sender<Answer>>,
+    /// Callers who wait for something.
+    pub(super) waiting: Vec<(Until, oneshot::Sender<Answer>)>,
+    /// The report of the last run, while the next one has not ended.
+    pub(super) last_report: Option<ExitReport>,
 }
 
 /// A container that the runtime has made.
@@ -140,33 +139,8 @@ impl Supervisor {
                 return None;
             }
         };
-        supervisor
-            .tell(Happening::Create { runtime: supervisor.record.runtime.name.clone(), pid: made.init.pid });
-        if supervisor.record.started.is_some() {
-            supervisor.tell(Happening::Start);
-        }
-        Some(supervisor.attend(made, listener, (sender, commands), started, hub).await)
-    }
-
-    /// Serves callers and waits for the end of a container that is there.
-    pub(super) async fn attend(
-        mut self,
-        mut made: Made,
-        listener: UnixListener,
-        (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
-        started: oneshot::Sender<Result<Started, StartError>>,
-        hub: Arc<Hub>,
-    ) -> ExitReport {
-        let (last_words, words_to_come) = watch::channel(None);
-        let server = tokio::spawn(control::serve(listener, sender, hub, words_to_come));
-        // The caller may have gone; the container stays.
-        let _ = started.send(Ok(Started { pid: made.init.pid, terminal: made.terminal.take() }));
-        let mut callers = Callers { commands, last_words };
-        let death = self.watch(&mut made, &mut callers.commands).await;
-        let report = self.finish(made.pumps, death, &mut callers).await;
-        // The last answers are on their way; a caller who does not read his is not waited for.
-        let _ = tokio::time::timeout(FAREWELL_LIMIT, server).await;
-        report
+        supervisor.tell_made(&made);
+        Some(supervisor.attend(Some(made), listener, (sender, commands), started, hub).await)
     }
 
     pub(super) fn new(launching: Launching) -> (Self, StdioPlan, Mode) {
@@ -203,6 +177,7 @@ impl Supervisor {
             note_at: None,
             untold: vec![],
             waiting: vec![],
+            last_report: None,
         };
         (supervisor, stdio, mode)
     }
@@ -213,7 +188,7 @@ impl Supervisor {
     }
 
     /// Calls the runtime and takes over what it has made.
-    async fn make(
+    pub(super) async fn make(
         &mut self,
         mut stdio: StdioPlan,
         mode: Mode,
@@ -272,6 +247,15 @@ impl Supervisor {
         Ok(Made { init, gofer, pumps, terminal })
     }
 
+    /// Tells of a container that has been made.
+    pub(super) fn tell_made(&mut self, made: &Made) {
+        self.tell(Happening::Create { runtime: self.record.runtime.name.clone(), pid: made.init.pid });
+        if self.record.started.is_some() {
+            self.tell(Happening::Start);
+        }
+        self.answer_those_who_wait();
+    }
+
     pub(super) fn has_started(&mut self) {
         self.record.started = Some(Timestamp::now());
         // One that is too far away to be told never comes.
@@ -310,6 +294,7 @@ impl Supervisor {
             self.note_at = Some(Instant::now() + NOTE_PAUSE);
         }
         self.flush_events();
+        self.answer_those_who_wait();
     }
 
     /// Writes down what has happened. The container goes on when that fails; it is tried again.
@@ -341,7 +326,7 @@ impl Supervisor {
     }
 
     /// What a launch failed for, if the runtime's own words do not say it: a memory limit that was too small for it.
-    fn explain(&self, error: StartError) -> StartError {
+    pub(super) fn explain(&self, error: StartError) -> StartError {
         let StartError::Runtime(source @ RuntimeError::Failed(..)) = error else { return error };
         match self.remains().read_counters().memory.filter(|memory| memory.oom_kill > 0) {
             Some(counters) => {
@@ -354,6 +339,14 @@ impl Supervisor {
 
     /// Takes away everything that a launch has made. Errors are logged: the launch's own error is the one to report.
     async fn unmake(&self, cause: &StartError) {
+        self.take_back(cause).await;
+        let mut errors = vec![];
+        forget(&self.state, &self.container, &self.record, &mut errors);
+        self.log_leftovers(errors);
+    }
+
+    /// Takes away what the runtime has made of a container that could not be made.
+    pub(super) async fn take_back(&self, cause: &StartError) {
         let mut errors = vec![];
         // A runtime that hung once is not called again where that is not needed.
         let clearing = match cause {
@@ -366,7 +359,10 @@ impl Supervisor {
         remains.end_processes(true, &mut errors).await;
         remains.end_children(self.reaper, &mut errors).await;
         clear_away(remains, clearing, &mut errors).await;
-        forget(&self.state, &self.container, &self.record, &mut errors);
+        self.log_leftovers(errors);
+    }
+
+    fn log_leftovers(&self, errors: Vec<Failure>) {
         for error in errors {
             tracing::error!(container = %self.container.id, %error, "a failed launch left something behind");
         }

@@ -110,7 +110,7 @@ async fn killed_before(gofer: Option<&mut Claim>) -> Option<HelperDeath> {
     matches!(death.end, ProcessEnd::Signaled { .. }).then_some(death)
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
