@@ -75,6 +75,13 @@ pub(crate) struct LaunchArgs {
     /// End the container after this time, such as 30s; exit code 124
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
     pub(crate) timeout: Option<Duration>,
+    /// End the container this time after it was made, however often it is started again; exit code 124
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
+    pub(crate) ttl: Option<Duration>,
+    /// End the container when for this time it wrote nothing, nobody was attached and nothing was executed in it; exit
+    /// code 124
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
+    pub(crate) idle_timeout: Option<Duration>,
     /// Start it again after its end, with growing pauses: no, on-failure[:TIMES], always, unless-stopped [default: no]
     #[arg(long, value_name = "POLICY", help_heading = "Ending")]
     pub(crate) restart: Option<String>,
@@ -198,6 +205,8 @@ impl LaunchArgs {
         request.oci_seccomp = self.oci_seccomp;
         request.cgroup_parent.clone_from(&self.cgroup_parent);
         request.timeout_ms = self.timeout.map(millis);
+        request.ttl_ms = self.ttl.map(millis);
+        request.idle_ms = self.idle_timeout.map(millis);
         request.restart.clone_from(&self.restart);
         request.stop_signal.clone_from(&self.stop_signal);
         request.grace_ms = self.stop_timeout.map(millis);

@@ -322,8 +322,8 @@ impl StreamArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// What to wait for
-    #[arg(long = "for", value_name = "CONDITION", default_value = "exit")]
+    /// What to wait for: exit (for good) or running
+    #[arg(long = "for", value_name = "CONDITION", default_value = "exit", hide_possible_values = true)]
     pub(crate) until: Condition,
     /// Give up after this time, such as 30s, with exit code 124
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -338,9 +338,7 @@ pub(crate) struct WaitArgs {
 /// What `wait` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Condition {
-    /// It has ended, and is not started again
     Exit,
-    /// Its process has been started
     Running,
 }
 

@@ -20,6 +20,8 @@ pub(crate) const CASES: &[Case] = &[
     case("restarts::are_cut_short", are_cut_short).only(wants_failpoints),
     case("restarts::what_makes_no_sense", what_makes_no_sense).only(is_one_of_each),
     case("restarts::waiting_for_the_start", waiting_for_the_start),
+    case("restarts::a_life_is_limited", a_life_is_limited).only(is_one_of_each),
+    case("restarts::who_is_idle_is_ended", who_is_idle_is_ended).only(is_one_of_each),
 ];
 
 fn is_one_of_each(choice: &Choice) -> bool {
@@ -46,7 +48,7 @@ fn expect_runs(lab: &Lab, id: &str, runs: usize) {
 
 fn state(lab: &Lab, id: &str) -> (Value, u64) {
     let value = lab.inspect(id);
-    (value["state"]["status"].clone(), value["restarts"]["count"].as_u64().unwrap())
+    (value["state"]["status"].clone(), value["restarts"]["count"].as_u64().unwrap_or(0))
 }
 
 /// Waits until it has been started again so often and waits for the next time.
@@ -243,5 +245,43 @@ fn waiting_for_the_start(lab: &Lab) {
     drop(lab.cofferdam(&["stop", "-t", "0", &id]).expect_code(0));
     drop(lab.cofferdam(&["wait", "--for", "running", &id]).expect_error("E0501"));
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn a_life_is_limited(lab: &Lab) {
+    let options = ["--restart", "always", "--ttl", "2s", "--stop-timeout", "0"];
+    let short = lab.run_detached(&options, &["sh", "-c", "echo run; sleep 0.4"]);
+    let long = lab.run_detached(&options, &["sleep", "1000"]);
+    let created = finish(lab.command(lab.launch_args("create", &["--ttl", "1s"], &["true"])));
+    let created = created.expect_code(0).text();
+    for id in [&short, &long, &created] {
+        let report = lab.report(id);
+        // The end may come in a pause, after a run that ended by itself.
+        if cause(&report) == "timed_out" {
+            assert_eq!(report["asked_by"], "ttl", "{report:#}");
+        } else {
+            assert!(id == &short && cause(&report) == "exited", "{report:#}");
+        }
+        drop(lab.cofferdam(&["rm", id]).expect_code(0));
+    }
+    lab.expect_clean();
+}
+
+fn who_is_idle_is_ended(lab: &Lab) {
+    let options = ["--idle-timeout", "1s", "--stop-timeout", "0"];
+    let idle = lab.run_detached(&options, &["sleep", "1000"]);
+    let busy = lab.run_detached(&options, &["sh", "-c", "while :; do echo x; sleep 0.2; done"]);
+    let used = lab.run_detached(&options, &["sleep", "1000"]);
+    let exec = Running::start(lab.command(["exec", &used, "sleep", "1000"]));
+    let report = lab.report(&idle);
+    assert_eq!((cause(&report), &report["asked_by"]), ("timed_out", &json!("idle")), "{report:#}");
+    assert_eq!(report["cause"]["limit_ms"], 1000);
+    // Twice the time of idleness after its own start.
+    drop(lab.cofferdam(&["wait", "--timeout", "2s", &used]).expect_code(124));
+    assert_eq!(state(lab, &busy).0, "running");
+    exec.signal(Signal::KILL);
+    drop(exec.finish());
+    assert_eq!(lab.report(&used)["asked_by"], "idle");
+    drop(lab.cofferdam(&["rm", "--force", &idle, &busy, &used]).expect_code(0));
     lab.expect_clean();
 }

@@ -320,7 +320,8 @@ fn patience(record: &Record, request: &Request) -> Option<Duration> {
         | Request::Pause
         | Request::Resume
         | Request::Update { .. }
-        | Request::Attach { .. } => Some(QUERY_LIMIT * 2),
+        | Request::Attach { .. }
+        | Request::Hold => Some(QUERY_LIMIT * 2),
     }
 }
 

@@ -52,7 +52,8 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
     let asked_by = death.sent.iter().rev().find(|sent| sent.asks_for_the_end()).map(|sent| sent.by);
     if let Some(limit) = death.timed_out {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        return (Cause::TimedOut { limit_ms }, Some(AskedBy::Timeout), evidence);
+        let limit = death.sent.iter().map(|sent| sent.by).find(|by| by.is_a_limit());
+        return (Cause::TimedOut { limit_ms }, limit.or(Some(AskedBy::Timeout)), evidence);
     }
     match death.end {
         ProcessEnd::Signaled { signal, .. }

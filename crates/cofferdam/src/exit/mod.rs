@@ -156,6 +156,10 @@ pub enum AskedBy {
     Forwarded,
     /// The policy for a log that cannot be written.
     LogFull,
+    /// The end of its time to live.
+    Ttl,
+    /// Nobody had to do with it for too long.
+    Idle,
 }
 
 /// One fact that a cause rests on.
@@ -261,8 +265,15 @@ impl SentSignal {
     #[must_use]
     pub fn asks_for_the_end(&self) -> bool {
         let by_nature =
-            matches!(self.by, AskedBy::Stop | AskedBy::Timeout | AskedBy::Remove | AskedBy::LogFull);
+            matches!(self.by, AskedBy::Stop | AskedBy::Remove | AskedBy::LogFull) || self.by.is_a_limit();
         by_nature || self.signal.asks_for_the_end()
+    }
+}
+
+impl AskedBy {
+    /// Whether it is a limit in time.
+    pub(crate) fn is_a_limit(self) -> bool {
+        matches!(self, Self::Timeout | Self::Ttl | Self::Idle)
     }
 }
 

@@ -144,6 +144,8 @@ impl fmt::Display for AskedBy {
             Self::Kill => "kill",
             Self::Remove => "rm --force",
             Self::Timeout => "time limit",
+            Self::Ttl => "time to live",
+            Self::Idle => "idle for too long",
             Self::LogFull => "its log could not be written",
             Self::Forwarded => "passed on from the caller",
         })

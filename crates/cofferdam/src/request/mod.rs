@@ -98,6 +98,12 @@ pub struct LaunchRequest {
     pub cgroup_parent: Option<String>,
     /// End the container after this time, in milliseconds.
     pub timeout_ms: Option<u64>,
+    /// End it this time after it was made, in milliseconds, however often it is started again.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
+    /// End it when nobody has had to do with it for this time, in milliseconds.
+    #[serde(default)]
+    pub idle_ms: Option<u64>,
     /// The signal that asks it to end.
     pub stop_signal: Option<String>,
     /// Time between that signal and SIGKILL, in milliseconds.
@@ -147,6 +153,8 @@ impl LaunchRequest {
             oci_seccomp: false,
             cgroup_parent: None,
             timeout_ms: None,
+            ttl_ms: None,
+            idle_ms: None,
             stop_signal: None,
             grace_ms: None,
             remove: false,
@@ -264,6 +272,12 @@ pub struct Stopping {
     /// Time after which it is stopped by itself.
     #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub timeout: Option<Duration>,
+    /// Time after which it is, however often it was started again in it.
+    #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
+    pub ttl: Option<Duration>,
+    /// Time after which it is, when in all of it nobody has had to do with it.
+    #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
+    pub idle: Option<Duration>,
 }
 
 /// The streams of a container in the background. Output is appended to a file; without one it goes into the log, or is

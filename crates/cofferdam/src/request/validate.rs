@@ -230,9 +230,12 @@ fn stopping(request: &LaunchRequest) -> Result<Stopping, Refused> {
             .map_err(|e: crate::signal::UnknownSignal| Refused::new("--stop-signal", e.to_string()))?,
         None => Signal::TERM,
     };
+    let limit = |ms: Option<u64>| ms.filter(|ms| *ms > 0).map(Duration::from_millis);
     Ok(Stopping {
         signal,
         grace: request.grace_ms.map_or(DEFAULT_GRACE, Duration::from_millis),
-        timeout: request.timeout_ms.filter(|ms| *ms > 0).map(Duration::from_millis),
+        timeout: limit(request.timeout_ms),
+        ttl: limit(request.ttl_ms),
+        idle: limit(request.idle_ms),
     })
 }

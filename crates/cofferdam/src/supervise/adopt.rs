@@ -8,10 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::control::Command;
 use super::error::{StartError, supervision};
@@ -85,7 +83,7 @@ impl Supervisor {
         let process = self.record.process.clone().ok_or_else(no_process)?;
         let init = Held::watch(&process, &self.host.boot_id).ok_or_else(no_process)?;
         let gofer = if self.record.sandboxed { self.find_gofer() } else { None };
-        self.continue_deadline();
+        self.limit_run();
         let ours = self.find_pipes();
         let log = self.open_log(commands)?;
         let journal = self.open_journal()?;
@@ -111,19 +109,6 @@ impl Supervisor {
         // Of a dead supervisor.
         let _ = std::fs::remove_file(self.container.control_socket());
         Ok(())
-    }
-
-    /// The time limit goes on from the start.
-    fn continue_deadline(&mut self) {
-        let (Some(limit), Some(started)) = (self.record.stopping.timeout, self.record.started) else {
-            return;
-        };
-        if self.record.status == Status::Created {
-            return;
-        }
-        // A clock that was set back makes it longer, and never shorter than nothing.
-        let since = Timestamp::now().duration_since(started).try_into().unwrap_or_default();
-        self.end_at = Instant::now().checked_add(limit.saturating_sub(since));
     }
 
     fn find_gofer(&self) -> Option<Claim> {

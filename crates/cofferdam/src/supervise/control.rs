@@ -74,6 +74,8 @@ pub enum Request {
         /// Whether the caller sends input.
         input: bool,
     },
+    /// Take the container for busy until the caller closes his side of the connection. Only over the socket.
+    Hold,
     /// Answered with the report once the container has ended for good and been cleared away, or when something else has
     /// come true. The caller keeps its side of the connection open until then: one that has closed it is taken to have
     /// given up.
@@ -143,7 +145,7 @@ impl Request {
             Self::Pause => Verb::Pause,
             Self::Resume => Verb::Resume,
             Self::Update { .. } => Verb::Update,
-            Self::Attach { .. } => Verb::Attach,
+            Self::Attach { .. } | Self::Hold => Verb::Attach,
         };
         let container = report.title();
         Answer::Failed(Failure::of(&WrongState { container, verb, status: Status::Stopped }))
@@ -214,6 +216,7 @@ async fn answer(
         Ok(Request::Attach { input }) => {
             let (takes_input, terminal) = hub.has();
             write_answer(&mut writer, &Answer::Attached { terminal, takes_input }).await?;
+            let _busy = hub.activity.begin();
             // From here on there is no longest request.
             reader.get_mut().set_limit(u64::MAX);
             if hub.serve(&mut reader, &mut writer, input).await? {
@@ -226,7 +229,19 @@ async fn answer(
             }
             return Ok(());
         }
+        Ok(Request::Hold) => {
+            let _busy = hub.activity.begin();
+            write_answer(&mut writer, &Answer::Done).await?;
+            tokio::select! {
+                () = gone(reader) => {}
+                () = has_ended(&mut ended) => {}
+            }
+            return Ok(());
+        }
         Ok(request) => {
+            if !matches!(request, Request::Wait { .. }) {
+                hub.activity.touch();
+            }
             let answer = tokio::select! {
                 answer = hand_on(&request, &commands) => answer,
                 () = gone(reader) => return Ok(()),
@@ -323,6 +338,13 @@ pub(super) async fn send(stream: &mut UnixStream, request: Request) -> io::Resul
     let mut text = serde_json::to_vec(&Envelope { version: PROTOCOL_VERSION, request })?;
     text.push(b'\n');
     stream.write_all(&text).await
+}
+
+/// Takes a container for busy until the stream is dropped; `None` where that cannot be.
+pub(crate) async fn hold(container: &ContainerDir) -> Option<UnixStream> {
+    let mut stream = connect(container).await.ok()??;
+    send(&mut stream, Request::Hold).await.ok()?;
+    Some(stream)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 
+use super::activity::Activity;
 use super::frame::{Frame, read_frame, write_frame, write_output};
 use crate::logs::Stream;
 
@@ -27,6 +28,7 @@ pub(crate) struct Hub {
     /// Whether there is one, to be looked at for each piece of output.
     is_wanted: AtomicBool,
     ends: Mutex<Ends>,
+    pub(super) activity: Arc<Activity>,
 }
 
 /// The container's side of what callers send.
@@ -79,6 +81,7 @@ impl Hub {
 
     /// Hands output on to whoever is attached. Never waits for any of them.
     pub(super) fn publish(&self, stream: Stream, bytes: &[u8]) {
+        self.activity.touch();
         if !self.is_wanted.load(Ordering::Acquire) {
             return;
         }

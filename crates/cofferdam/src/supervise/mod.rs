@@ -11,6 +11,7 @@
 //! use again (its name, its id) is released before its death is certain.
 //! Not here: deciding what the end means (`exit`), making the specification (`spec`).
 
+mod activity;
 mod adopt;
 pub(crate) mod attach;
 pub(crate) mod console;
@@ -21,6 +22,7 @@ pub mod frame;
 mod held;
 mod hub;
 mod leftovers;
+mod limits;
 mod lost;
 mod peek;
 mod plan;

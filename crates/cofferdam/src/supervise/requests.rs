@@ -36,7 +36,7 @@ impl Supervisor {
                 Ok(()) => self.send(made, signal, all, by).await,
                 Err(failure) => Err(failure),
             },
-            Request::Attach { .. } => Err(only_over_the_socket()),
+            Request::Attach { .. } | Request::Hold => Err(only_over_the_socket()),
             Request::Start => self.start(made).await,
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
@@ -226,7 +226,7 @@ impl Supervisor {
 pub(super) fn only_over_the_socket() -> Failure {
     Failure {
         code: Code::InvalidValue,
-        what: "attaching goes over the control socket only".into(),
+        what: "this goes over the control socket only".into(),
         why: vec![],
         next: Some("use Engine::attach".into()),
     }

@@ -62,6 +62,7 @@ impl Supervisor {
             made.as_mut().map_or((None, None), |made| (Some(made.init.pid), made.terminal.take()));
         // The caller may have gone; the container stays.
         let _ = started.send(Ok(Started { pid, terminal }));
+        self.limit_life(&hub.activity);
         let mut callers = Callers { commands, last_words };
         let report = self.run_to_the_end(made, &mut callers, &sender, &hub).await;
         // Attached callers have all of it by now, and see the end.
@@ -138,7 +139,7 @@ impl Supervisor {
     fn wait_for_the_next(&mut self, ran: Duration) {
         self.record.begin_restart(ran);
         self.adopted = false;
-        (self.timed_out, self.kill_at, self.end_at) = (None, None, None);
+        (self.timed_out, self.kill_at) = (None, None);
         self.note(Status::Restarting);
         let pause_ms = u64::try_from(self.record.restarts.pause.as_millis()).unwrap_or(u64::MAX);
         self.tell(Happening::Restart { count: self.record.restarts.count, pause_ms });
@@ -219,6 +220,7 @@ impl Supervisor {
             tokio::select! {
                 biased;
                 () = &mut done => return Between::Done,
+                () = sleep_until(self.limits.life()) => return Between::Over,
                 () = sleep_until(self.note_at) => self.note(self.record.status),
                 Some(command) = callers.commands.recv() => {
                     if let Some(between) = self.serve_between(command) {
@@ -250,7 +252,7 @@ impl Supervisor {
             Request::Pause => (refused(self, Verb::Pause), None),
             Request::Resume => (refused(self, Verb::Resume), None),
             Request::Update { .. } => (refused(self, Verb::Update), None),
-            Request::Attach { .. } => (Answer::Failed(only_over_the_socket()), None),
+            Request::Attach { .. } | Request::Hold => (Answer::Failed(only_over_the_socket()), None),
         };
         // The caller may have gone.
         let _ = reply.send(answer);

@@ -20,6 +20,7 @@ use super::console::{ConsoleSocket, with_terminal};
 use super::control::{Answer, Command, Until};
 use super::error::{StartError, supervision};
 use super::hub::Hub;
+use super::limits::TimeLimits;
 use super::remains::{Remains, clear_away, forget};
 use super::stdio::{Outputs, Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
@@ -92,7 +93,7 @@ pub(crate) struct Supervisor {
     pub(super) timed_out: Option<Duration>,
     pub(super) start_failure: Option<Failure>,
     pub(super) kill_at: Option<(Instant, AskedBy)>,
-    pub(super) end_at: Option<Instant>,
+    pub(super) limits: TimeLimits,
     /// When the record is written again, which could not be.
     pub(super) note_at: Option<Instant>,
     /// Events that could not be written down yet, oldest first.
@@ -173,7 +174,7 @@ impl Supervisor {
             timed_out: None,
             start_failure: None,
             kill_at: None,
-            end_at: None,
+            limits: TimeLimits::default(),
             note_at: None,
             untold: vec![],
             waiting: vec![],
@@ -258,8 +259,7 @@ impl Supervisor {
 
     pub(super) fn has_started(&mut self) {
         self.record.started = Some(Timestamp::now());
-        // One that is too far away to be told never comes.
-        self.end_at = self.record.stopping.timeout.and_then(|limit| Instant::now().checked_add(limit));
+        self.limit_run();
     }
 
     fn claim(&self, pid: i32) -> Result<Claim, StartError> {

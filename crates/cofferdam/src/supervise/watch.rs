@@ -27,7 +27,7 @@ impl Supervisor {
         let mut helper = None;
         let mut gofer = made.gofer.take();
         let end = loop {
-            let deadlines = [self.kill_at.map(|(at, _)| at), self.end_at, self.note_at];
+            let deadlines = [self.kill_at.map(|(at, _)| at), self.limits.next(), self.note_at];
             let deadline = deadlines.into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -83,14 +83,13 @@ impl Supervisor {
                 .await
                 .unwrap_or_else(log_failure);
         }
-        if self.end_at.is_some_and(|at| at <= now) {
-            self.end_at = None;
+        if let Some((by, limit)) = self.limits.take_reached(now) {
             // A stop that somebody has asked for before is the cause, if the container was still at it.
             if self.kill_at.is_none() {
-                self.timed_out = self.record.stopping.timeout;
+                self.timed_out = Some(limit);
             }
             let (signal, grace) = (self.record.stopping.signal, self.record.stopping.grace);
-            self.begin_stop(made, signal, grace, AskedBy::Timeout).await;
+            self.begin_stop(made, signal, grace, by).await;
         }
     }
 }

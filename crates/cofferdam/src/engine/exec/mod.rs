@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::net::UnixStream;
 
 pub use error::ExecError;
 
@@ -27,6 +28,7 @@ use crate::signal::Signal;
 use crate::spec::SpecView;
 use crate::state::{ContainerDir, Record, write_atomically};
 use crate::supervise::console::{ConsoleSocket, with_terminal};
+use crate::supervise::control::hold;
 use crate::supervise::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
 use crate::supervise::{OwnedTarget, StartError, supervision};
 
@@ -59,6 +61,8 @@ pub struct RunningExec {
     files: ExecFiles,
     sandboxed: bool,
     sent: Vec<SentSignal>,
+    /// As long as it runs, its container is not idle.
+    _hold: Option<UnixStream>,
     /// Who writes its end down, once.
     teller: Option<(Engine, Record)>,
 }
@@ -137,9 +141,11 @@ impl Engine {
             StartError::Runtime(RuntimeError::File { path: files.process.clone(), source })
         })?;
         let sandboxed = view.record.sandboxed;
+        let hold = hold(&view.container).await;
         let mut process = start(runtime, target, files, request.terminal, stdio, sandboxed).await?;
         let command = shortened(request.args);
         self.tell(&view.record, Happening::Exec { command, pid: process.pid });
+        process._hold = hold;
         process.teller = Some((self.clone(), view.record));
         Ok(process)
     }
@@ -206,6 +212,7 @@ async fn start(
             files,
             sandboxed,
             sent: vec![],
+            _hold: None,
             teller: None,
         }),
         Err(error) => {
