@@ -7,12 +7,13 @@ use xshell::{Shell, cmd};
 use crate::{packages, runtimes, step};
 
 /// Programs that the tests use, with Debian's packages of them.
-const NEEDED: [(&str, &str); 5] = [
+const NEEDED: [(&str, &str); 6] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("script", "bsdutils"),
+    ("catatonit", "catatonit"),
 ];
 
 #[derive(Debug, Args)]

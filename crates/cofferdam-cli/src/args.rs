@@ -40,6 +40,9 @@ pub(crate) struct LaunchArgs {
     /// User, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]", help_heading = "Container")]
     pub(crate) user: Option<String>,
+    /// Run a small init before the command, which reaps orphans and passes signals on
+    #[arg(long, help_heading = "Container")]
+    pub(crate) init: bool,
     /// Host name inside the container
     #[arg(long, value_name = "NAME", help_heading = "Container")]
     pub(crate) hostname: Option<String>,
@@ -191,6 +194,7 @@ impl LaunchArgs {
         request.env = self.environment()?;
         request.cwd.clone_from(&self.workdir);
         request.user.clone_from(&self.user);
+        request.init = self.init;
         request.hostname.clone_from(&self.hostname);
         request.mounts.clone_from(&self.volume);
         request.memory.clone_from(&self.limits.memory);

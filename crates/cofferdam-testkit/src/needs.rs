@@ -23,6 +23,8 @@ pub enum Need {
     PureCgroupV2,
     /// The command `script`, to have a terminal.
     ScriptCommand,
+    /// A static init for containers.
+    Catatonit,
 }
 
 /// A need that CI's machine cannot meet.
@@ -61,6 +63,7 @@ impl Need {
             Self::IpCommand => in_path("ip"),
             Self::PureCgroupV2 => Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             Self::ScriptCommand => in_path("script"),
+            Self::Catatonit => in_path("catatonit"),
         }
     }
 
@@ -113,6 +116,7 @@ impl fmt::Display for Need {
             Self::IpCommand => f.write_str("iproute2"),
             Self::PureCgroupV2 => f.write_str("pure cgroup v2"),
             Self::ScriptCommand => f.write_str("bsdutils"),
+            Self::Catatonit => f.write_str("catatonit"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use cofferdam_testkit::fixture::{bundle, spec};
 use cofferdam_testkit::lab::{Lab, finish, new_command};
+use cofferdam_testkit::needs::Need;
 use serde_json::json;
 
 use crate::{Case, case};
@@ -22,6 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     case("options::a_bundle_bends_to_the_command_line", a_bundle_bends_to_the_command_line),
     case("options::a_dry_run_starts_nothing", a_dry_run_starts_nothing),
     case("options::hooks_run_after_the_end", hooks_run_after_the_end).real(),
+    case("options::an_init_before_the_command", an_init_before_the_command).real().needs(&[Need::Catatonit]),
     case("options::labels_and_files_of_ids", labels_and_files_of_ids),
 ];
 
@@ -255,6 +257,23 @@ fn hooks_run_after_the_end(lab: &Lab) {
     let args = ["run", "--rm", "--network", "none", "--cgroup-parent", &parent, "--bundle", &path];
     drop(lab.cofferdam(&args).expect_code(4));
     assert_eq!(std::fs::read_to_string(marker).unwrap(), "once\n");
+    lab.expect_clean();
+}
+
+fn an_init_before_the_command(lab: &Lab) {
+    let first = lab.run(&["--rm", "--init"], &["sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '; exit 4"]);
+    assert_eq!(first.expect_code(4).text(), "/dev/init -- sh -c cat /proc/1/cmdline | tr '\\0' ' '; exit 4");
+    drop(lab.run(&["--rm", "--init"], &["no-such-command"]).expect_code(127));
+    // Without an init, the kernel would not hand SIGTERM to a first process that has no handler for it.
+    let id = lab.run_detached(&["--init"], &["sleep", "1000"]);
+    assert_eq!(lab.inspect(&id)["command"], json!(["sleep", "1000"]));
+    drop(lab.cofferdam(&["stop", "-t", "60", &id]).expect_code(0));
+    assert_eq!(lab.cofferdam(&["wait", &id]).text(), "143");
+    // An orphan whose parent has gone is reaped.
+    let script =
+        "sh -c 'sh -c \"exit 0\" & exit 0'; sleep 0.3; grep -l '^State:.Z' /proc/[0-9]*/status; echo none";
+    assert_eq!(lab.run(&["--rm", "--init"], &["sh", "-c", script]).expect_code(0).text(), "none");
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
 }
 

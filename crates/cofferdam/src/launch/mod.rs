@@ -123,11 +123,13 @@ impl Launcher {
         let plan = validate(request)?;
         let (bundle, rootfs) = open_source(&plan.source)?;
         let user = plan.user.as_ref().map(|user| rootfs::resolve_user(&rootfs, user)).transpose()?;
+        let init = plan.init.then(spec::init::find).transpose()?;
         let spec = spec::prepare(Ingredients {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
             rootfs: rootfs.path(),
             user: user.as_ref(),
+            init: init.as_deref(),
             host: &self.host,
             runtime: self.runtime.as_ref(),
         })?;
@@ -308,7 +310,7 @@ impl Launcher {
             cgroup: spec.cgroup.clone(),
             source: plan.source.clone(),
             rootfs: rootfs.clone(),
-            command: spec.view().args().into_iter().map(str::to_owned).collect(),
+            command: spec.view().command().into_iter().map(str::to_owned).collect(),
             network: spec.network.clone(),
             limits: plan.limits,
             terminal: spec.view().terminal(),

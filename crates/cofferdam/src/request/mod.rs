@@ -90,6 +90,9 @@ pub struct LaunchRequest {
     pub ulimits: Vec<String>,
     /// Labels: for the user, without effect on the container.
     pub labels: BTreeMap<String, String>,
+    /// Run a small init before the command.
+    #[serde(default)]
+    pub init: bool,
     /// Give the container a terminal.
     pub terminal: bool,
     /// Keep seccomp under gVisor too.
@@ -149,6 +152,7 @@ impl LaunchRequest {
             cap_drop: vec![],
             ulimits: vec![],
             labels: BTreeMap::new(),
+            init: false,
             terminal: false,
             oci_seccomp: false,
             cgroup_parent: None,
@@ -199,6 +203,8 @@ pub struct ContainerPlan {
     pub ulimits: Vec<Ulimit>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// An init before the command.
+    pub init: bool,
     /// A terminal.
     pub terminal: bool,
     /// Keep seccomp under gVisor.

@@ -51,6 +51,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         hostname: request.hostname,
         read_only: request.read_only,
         labels: request.labels,
+        init: request.init,
         terminal: request.terminal,
         oci_seccomp: request.oci_seccomp,
         cgroup_parent: request.cgroup_parent.map(check_cgroup_parent).transpose()?,

@@ -131,7 +131,7 @@ pub(crate) fn check_process(
     let ids = spec.ids();
     let covered: Vec<PathBuf> = spec.mount_destinations().collect();
     let process = ProcessFacts {
-        command: spec.args().first().copied().unwrap_or_default(),
+        command: spec.command().first().copied().unwrap_or_default(),
         env: &spec.env(),
         cwd: spec.cwd(),
         ids: ids.as_ref().map(|(uid, groups)| (*uid, groups.as_slice())),

@@ -11,6 +11,7 @@ mod default;
 pub(crate) mod devices;
 mod edit;
 mod host_limits;
+pub(crate) mod init;
 mod network;
 mod seccomp;
 mod view;
@@ -55,6 +56,8 @@ pub struct Ingredients<'a> {
     pub rootfs: &'a Path,
     /// The user, looked up in the root filesystem, where one was asked for.
     pub user: Option<&'a ResolvedUser>,
+    /// The init that is to run before the command, where one was asked for.
+    pub init: Option<&'a Path>,
     /// The host.
     pub host: &'a HostFacts,
     /// The runtime that is to run it.
@@ -145,7 +148,7 @@ impl PreparedSpec {
 /// # Errors
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
-    let Ingredients { plan, bundle, rootfs, user, host, runtime } = ingredients;
+    let Ingredients { plan, bundle, rootfs, user, init, host, runtime } = ingredients;
     let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
@@ -155,6 +158,9 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
     if let Some((directory, _)) = bundle {
         check::check(editor.value()).map_err(PrepareError::Bundle)?;
         apply::make_sources_absolute(&mut editor, directory);
+    }
+    if let Some(init) = init {
+        init::apply(&mut editor, init);
     }
     host_limits::clamp(&mut editor, host);
     let cgroup = place_in_cgroup(&mut editor, plan, host)?;

@@ -98,7 +98,15 @@ fn prepare_for(
     let host = host();
     let rootfs = Path::new("/b/rootfs");
     let bundle = bundle.map(|config| (Path::new("/b"), config));
-    prepare(Ingredients { plan, bundle, rootfs, user: None, host: &host, runtime: runtime.as_ref() })
+    prepare(Ingredients {
+        plan,
+        bundle,
+        rootfs,
+        user: None,
+        init: None,
+        host: &host,
+        runtime: runtime.as_ref(),
+    })
 }
 
 /// The edits as lines, for reading.
@@ -242,6 +250,7 @@ fn a_limit_that_cannot_be_enforced_is_refused() {
         bundle: Some((Path::new("/b"), &bundle)),
         rootfs,
         user: None,
+        init: None,
         host: &host,
         runtime: runtime.as_ref(),
     };

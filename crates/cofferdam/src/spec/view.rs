@@ -21,6 +21,12 @@ impl<'a> SpecView<'a> {
         self.texts("/process/args")
     }
 
+    /// The container's command without an init before it.
+    #[must_use]
+    pub fn command(self) -> Vec<&'a str> {
+        super::init::without(self.args())
+    }
+
     /// The container's environment.
     #[must_use]
     pub fn env(self) -> Vec<&'a str> {
