@@ -359,6 +359,9 @@ pub(crate) struct ExecArgs {
     /// User, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
+    /// End the command, and all that it has started, after this time; exit code 124
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
     /// Name, id, or the beginning of an id
     pub(crate) container: String,
     /// The command and its arguments

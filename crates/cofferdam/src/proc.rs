@@ -15,6 +15,8 @@ pub(crate) struct Stat {
     /// One letter; `Z` and `X` are dead.
     pub(crate) state: char,
     pub(crate) ppid: i32,
+    /// The session's id: the pid of its leader.
+    pub(crate) session: i32,
     /// User and system time, in ticks.
     pub(crate) ticks: u64,
     /// When it was started, in ticks since boot. Together with the pid it names one process of one boot.
@@ -105,6 +107,7 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat {
         state: fields.first()?.chars().next()?,
         ppid: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
         ticks: number(14)? + number(15)?,
         start_time: number(22)?,
         exit_code: fields.get(52 - 3).and_then(|field| field.parse().ok()),
@@ -119,9 +122,12 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let text = "42 (a) b) (c) S 7 42 42 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 98765 1 2";
+        let text = "42 (a) b) (c) S 7 42 41 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 1 0 98765 1 2";
         let stat = parse_stat(text).unwrap();
-        assert_eq!(stat, Stat { state: 'S', ppid: 7, ticks: 300, start_time: 98765, exit_code: None });
+        assert_eq!(
+            stat,
+            Stat { state: 'S', ppid: 7, session: 41, ticks: 300, start_time: 98765, exit_code: None }
+        );
         assert_eq!(clock(stat.ticks), "00:00:03");
     }
 

@@ -21,19 +21,20 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<u8, CliErr
         cwd: args.workdir,
         user: args.user,
         terminal: args.tty,
+        timeout: args.timeout,
     };
     let stdio =
         StdioPlan::inherit(args.interactive).map_err(|error| CliError::internal("own streams", &error))?;
     let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
     let mut process = context.engine.exec(&args.container, request, stdio).await?;
-    process.terminal.iter().for_each(copy_size);
+    process.terminal().into_iter().for_each(copy_size);
     let raw_mode = if args.tty && args.interactive { RawMode::enter_if_possible() } else { None };
     let end = loop {
         let signal = tokio::select! {
             end = process.wait() => break end,
             signal = incoming.next() => signal,
         };
-        match (signal, &process.terminal) {
+        match (signal, process.terminal()) {
             (Signal::WINCH, Some(terminal)) => copy_size(terminal),
             (Signal::WINCH, None) => {}
             (signal, _) => {

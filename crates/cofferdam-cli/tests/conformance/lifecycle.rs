@@ -14,6 +14,7 @@ pub(crate) const CASES: &[Case] = &[
     case("lifecycle::exec_has_code_input_and_surroundings", exec_has_code_input_and_surroundings),
     case("lifecycle::exec_of_nothing_is_127", exec_of_nothing_is_127),
     case("lifecycle::exec_passes_signals_on", exec_passes_signals_on),
+    case("lifecycle::exec_ends_with_all_it_started", exec_ends_with_all_it_started).real(),
     case("lifecycle::many_wait_and_get_the_same", many_wait_and_get_the_same),
     case("lifecycle::a_wait_gives_up_in_time", a_wait_gives_up_in_time),
     case("lifecycle::a_name_has_one_container", a_name_has_one_container),
@@ -131,6 +132,20 @@ fn exec_has_code_input_and_surroundings(lab: &Lab) {
     assert_eq!(cofferdam_testkit::lab::finish(command).expect_code(0).stdout, passwd);
     // A word that runsc's own command line would lose.
     assert_eq!(exec(&[], &["echo", "--detach", "detached"]).expect_code(0).text(), "--detach detached");
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn exec_ends_with_all_it_started(lab: &Lab) {
+    // A first process that reaps what is handed to it.
+    let id = lab.run_detached(&[], &["sh", "-c", "while :; do sleep 0.2; done"]);
+    let script =
+        "sleep 771 & sh -c 'sleep 772; true' & setsid sleep 773 & sh -c 'sh -c \"sleep 774; true\"; true'";
+    let done = lab.cofferdam(&["exec", "--timeout", "1s", &id, "sh", "-c", script]).expect_code(124);
+    assert!(done.stderr.contains("time limit of 1s"), "{}", done.stderr);
+    let left = || lab.cofferdam(&["exec", &id, "ps"]).expect_code(0).text();
+    eventually("all of it has ended", || !left().contains("sleep 77"));
+    drop(lab.cofferdam(&["exec", "--timeout", "60s", &id, "sh", "-c", "exit 3"]).expect_code(3));
     drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     lab.expect_clean();
 }

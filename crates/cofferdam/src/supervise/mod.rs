@@ -18,6 +18,7 @@ pub(crate) mod console;
 pub mod control;
 mod end;
 mod error;
+pub(crate) mod exec;
 pub mod frame;
 mod held;
 mod hub;
@@ -34,6 +35,7 @@ pub mod stdio;
 mod streams;
 mod supervisor;
 mod target;
+mod tree;
 mod watch;
 
 pub use attach::{Attached, AttachedInput, AttachedOutput};
