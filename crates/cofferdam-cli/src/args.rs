@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cofferdam::error::{Code, Failure};
-use cofferdam::request::{LaunchRequest, Limits, Refused, Source};
+use cofferdam::request::{HealthRequest, LaunchRequest, Limits, Refused, Source};
 use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
 
 use jiff::{SignedDuration, Timestamp};
@@ -56,6 +56,8 @@ pub(crate) struct LaunchArgs {
     #[arg(long, value_name = "NETWORK", help_heading = "Container")]
     pub(crate) network: Option<String>,
     #[command(flatten)]
+    pub(crate) health: HealthArgs,
+    #[command(flatten)]
     pub(crate) limits: LimitArgs,
     /// Limit a resource of each process, such as nofile=1024:4096
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
@@ -94,6 +96,66 @@ pub(crate) struct LaunchArgs {
     /// Time between that signal and SIGKILL [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
     pub(crate) stop_timeout: Option<Duration>,
+}
+
+/// How a container is asked whether it is well.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Health")]
+pub(crate) struct HealthArgs {
+    /// Ask the container whether it is well by this command of its shell: exit code 0
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["health_http", "health_tcp"])]
+    pub(crate) health_cmd: Option<String>,
+    /// The same by a page, such as http://localhost:8080/health: status 200 to 399
+    #[arg(long, value_name = "URL", conflicts_with = "health_tcp")]
+    pub(crate) health_http: Option<String>,
+    /// The same by a connection
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) health_tcp: Option<String>,
+    /// Time between two probes [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) health_interval: Option<Duration>,
+    /// How long a probe may take [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) health_timeout: Option<Duration>,
+    /// Time after the start in which failures do not count [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) health_start_period: Option<Duration>,
+    /// How many failures in a row make it unhealthy [default: 3]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) health_retries: Option<u32>,
+    /// What is done with an unhealthy container: none, kill (a restart policy then applies) or stop [default: none]
+    #[arg(long, value_name = "ACTION")]
+    pub(crate) health_on_failure: Option<String>,
+}
+
+impl HealthArgs {
+    fn request(&self) -> Result<Option<HealthRequest>, CliError> {
+        let probed = self.health_cmd.is_some() || self.health_http.is_some() || self.health_tcp.is_some();
+        let request = HealthRequest {
+            command: self
+                .health_cmd
+                .iter()
+                // An empty one is refused by its emptiness.
+                .filter(|command| !command.is_empty())
+                .flat_map(|command| ["sh", "-c", command])
+                .map(str::to_owned)
+                .collect(),
+            http: self.health_http.clone(),
+            tcp: self.health_tcp.clone(),
+            interval_ms: self.health_interval.map(millis),
+            timeout_ms: self.health_timeout.map(millis),
+            start_period_ms: self.health_start_period.map(millis),
+            retries: self.health_retries,
+            on_failure: self.health_on_failure.clone(),
+        };
+        if !probed && request != HealthRequest::default() {
+            return Err(refuse(
+                "--health-*",
+                "there is no probe: give --health-cmd, --health-http or --health-tcp",
+            ));
+        }
+        Ok(probed.then_some(request))
+    }
 }
 
 /// Which runtime.
@@ -211,6 +273,7 @@ impl LaunchArgs {
         request.timeout_ms = self.timeout.map(millis);
         request.ttl_ms = self.ttl.map(millis);
         request.idle_ms = self.idle_timeout.map(millis);
+        request.health = self.health.request()?;
         request.restart.clone_from(&self.restart);
         request.stop_signal.clone_from(&self.stop_signal);
         request.grace_ms = self.stop_timeout.map(millis);

@@ -322,7 +322,7 @@ impl StreamArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// What to wait for: exit (for good) or running
+    /// What to wait for: exit (for good), running or healthy
     #[arg(long = "for", value_name = "CONDITION", default_value = "exit", hide_possible_values = true)]
     pub(crate) until: Condition,
     /// Give up after this time, such as 30s, with exit code 124
@@ -340,6 +340,7 @@ pub(crate) struct WaitArgs {
 pub(crate) enum Condition {
     Exit,
     Running,
+    Healthy,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{AskedBy, Cause, ExitReport, is_zero};
+use crate::health::HealthStatus;
 use crate::id::{ContainerId, ContainerName};
 use crate::request::Limits;
 use crate::signal::Signal;
@@ -83,6 +84,11 @@ pub enum Happening {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<i32>,
     },
+    /// It is well now, or is not.
+    HealthStatus {
+        /// How it is.
+        status: HealthStatus,
+    },
     /// It is to be started again.
     Restart {
         /// How often it has been then.
@@ -133,6 +139,7 @@ impl Happening {
             Self::Update { .. } => "update",
             Self::Oom { .. } => "oom",
             Self::Adopt { .. } => "adopt",
+            Self::HealthStatus { .. } => "health_status",
             Self::Restart { .. } => "restart",
             Self::Exit { .. } => "exit",
             Self::Remove => "remove",
@@ -152,6 +159,7 @@ impl fmt::Display for Happening {
             Self::Kill { signal, by } => write!(f, " signal={signal} by={by}"),
             Self::Adopt { pid } => pid.iter().try_for_each(|pid| write!(f, " pid={pid}")),
             Self::Oom { kills } => write!(f, " kills={kills}"),
+            Self::HealthStatus { status } => write!(f, " status={status}"),
             Self::Restart { count, pause_ms } => write!(f, " count={count} pause={pause_ms}ms"),
             Self::Exit { code, cause, .. } => write!(f, " code={code} {cause}"),
             Self::Start | Self::Pause | Self::Unpause | Self::Update { .. } | Self::Remove => Ok(()),

@@ -16,6 +16,7 @@ pub mod error;
 pub mod event;
 pub mod exit;
 pub mod fault;
+pub mod health;
 pub mod host;
 pub mod id;
 pub mod launch;

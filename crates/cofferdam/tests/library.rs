@@ -43,7 +43,7 @@ fn with_engine(choice: &Choice) {
     let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     event_loop.block_on(async {
         let place = place(choice).await;
-        a_report_comes_back(&place).await;
+        Box::pin(a_report_comes_back(&place)).await;
         output_goes_where_it_is_wanted(&place).await;
         a_created_container_waits_and_is_ended(&place).await;
         another_process_runs_in_it(&place).await;

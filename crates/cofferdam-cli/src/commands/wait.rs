@@ -45,6 +45,7 @@ async fn wait_for(context: &Context, name: &str, args: &WaitArgs) -> Result<Opti
     let until = match args.until {
         Condition::Exit => Until::Exit,
         Condition::Running => Until::Running,
+        Condition::Healthy => Until::Healthy,
     };
     let report = context.engine.wait_until(name, until, args.timeout).await?;
     match report {

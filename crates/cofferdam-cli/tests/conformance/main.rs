@@ -13,6 +13,7 @@ mod endings;
 mod events;
 mod exit;
 mod faults;
+mod health;
 mod inputs;
 mod launch_options;
 mod lifecycle;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         launch_options::CASES,
         network::CASES,
         restarts::CASES,
+        health::CASES,
         inputs::CASES,
         listing::CASES,
         deaths::CASES,

@@ -237,14 +237,19 @@ fn birth_of_state(root: &Path, id: &str) -> Option<Timestamp> {
 fn row_of_ours(view: View) -> Row {
     let status = view.status();
     let pid = view.record.process.as_ref().map(|process| process.pid).filter(|_| status.is_live());
-    let unsupervised = status.is_live() && !view.supervised;
+    let health = view.record.health.as_ref().map(|health| health.status).filter(|_| status.is_live());
+    let status = match health {
+        _ if status.is_live() && !view.supervised => format!("{status} (unsupervised)"),
+        Some(health) => format!("{status} ({health})"),
+        None => status.to_string(),
+    };
     Row {
         runtime: view.record.runtime.name,
         root: view.record.runtime.root,
         id: view.container.id.to_string(),
         name: view.record.name.map(|name| name.to_string()),
         pid,
-        status: if unsupervised { format!("{status} (unsupervised)") } else { status.to_string() },
+        status,
         exit: view.report.as_ref().map(|report| report.cause.word().to_owned()),
         exit_code: view.report.as_ref().map(|report| report.cause.shell_code()),
         bundle: match view.record.source {

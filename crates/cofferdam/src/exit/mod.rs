@@ -160,6 +160,8 @@ pub enum AskedBy {
     Ttl,
     /// Nobody had to do with it for too long.
     Idle,
+    /// It was not well any more.
+    Unhealthy,
 }
 
 /// One fact that a cause rests on.
@@ -265,7 +267,8 @@ impl SentSignal {
     #[must_use]
     pub fn asks_for_the_end(&self) -> bool {
         let by_nature =
-            matches!(self.by, AskedBy::Stop | AskedBy::Remove | AskedBy::LogFull) || self.by.is_a_limit();
+            matches!(self.by, AskedBy::Stop | AskedBy::Remove | AskedBy::LogFull | AskedBy::Unhealthy)
+                || self.by.is_a_limit();
         by_nature || self.signal.asks_for_the_end()
     }
 }

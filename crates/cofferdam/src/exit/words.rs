@@ -145,6 +145,7 @@ impl fmt::Display for AskedBy {
             Self::Remove => "rm --force",
             Self::Timeout => "time limit",
             Self::Ttl => "time to live",
+            Self::Unhealthy => "unhealthy",
             Self::Idle => "idle for too long",
             Self::LogFull => "its log could not be written",
             Self::Forwarded => "passed on from the caller",

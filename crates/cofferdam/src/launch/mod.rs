@@ -18,6 +18,7 @@
 mod error;
 mod source;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -133,8 +134,24 @@ impl Launcher {
             host: &self.host,
             runtime: self.runtime.as_ref(),
         })?;
+        self.check_probe(&plan, &spec.network)?;
         self.check_surroundings(&rootfs, &spec)?;
         Ok(Prepared { rootfs: rootfs.path().to_owned(), plan, spec })
+    }
+
+    /// gVisor's loopback is inside of the sandbox, unless it has the host's network.
+    fn check_probe(&self, plan: &ContainerPlan, network: &NetworkMode) -> Result<(), Refused> {
+        let Some(address) = plan.health.as_ref().and_then(|check| check.probe.address()) else {
+            return Ok(());
+        };
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if is_loopback && self.runtime.is_sandbox() && *network != NetworkMode::Host {
+            let why =
+                format!("{host} is inside of the sandbox, where only a command comes: use --health-cmd");
+            return Err(Refused::new("--health-http, --health-tcp", why));
+        }
+        Ok(())
     }
 
     fn check_surroundings(&self, rootfs: &Rootfs, spec: &PreparedSpec) -> Result<(), LaunchError> {
@@ -318,6 +335,8 @@ impl Launcher {
             stopping: plan.stopping,
             labels: plan.labels.clone(),
             restarts: Restarts::by(plan.restart),
+            health_check: plan.health.clone(),
+            health: None,
             remove: plan.remove,
             log: plan.log,
             background: self.background.clone(),

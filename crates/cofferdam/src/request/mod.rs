@@ -3,6 +3,7 @@
 //! Invariant: [`validate()`] looks at nothing but the request. Whether files, users or runtimes exist is found out
 //! later, by the steps that use them.
 
+mod health;
 mod parse;
 mod restart;
 mod validate;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe};
 pub(crate) use parse::check_destination;
 pub use parse::{MountRequest, NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
 pub use restart::{RestartPolicy, Restarts, UnknownPolicy};
@@ -116,6 +118,9 @@ pub struct LaunchRequest {
     /// Start it again after its end: `no`, `on-failure[:TIMES]`, `always`, `unless-stopped`. In the background only.
     #[serde(default)]
     pub restart: Option<String>,
+    /// Ask it whether it is well.
+    #[serde(default)]
+    pub health: Option<HealthRequest>,
     /// How its output is kept; `None` is not at all. What a caller takes by a descriptor is not kept in any case.
     #[serde(default)]
     pub log: Option<LogRequest>,
@@ -163,6 +168,7 @@ impl LaunchRequest {
             grace_ms: None,
             remove: false,
             restart: None,
+            health: None,
             log: None,
         }
     }
@@ -217,6 +223,8 @@ pub struct ContainerPlan {
     pub remove: bool,
     /// Whether it is started again.
     pub restart: RestartPolicy,
+    /// How it is asked whether it is well.
+    pub health: Option<HealthCheck>,
     /// How its output is kept.
     pub log: Option<LogConfig>,
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::parse::parse_size;
 use super::{
-    ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE, LaunchRequest,
-    Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, RestartPolicy, Source,
-    Stopping, Ulimit, UnknownPolicy, UserSpec,
+    ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE, HealthCheck,
+    LaunchRequest, Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, RestartPolicy,
+    Source, Stopping, Ulimit, UnknownPolicy, UserSpec,
 };
 use crate::id::{ContainerId, InvalidId, quote};
 use crate::logs::{LogConfig, OnFull, UnknownFormat};
@@ -43,6 +43,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         limits: Limits::parse(request.memory.as_deref(), request.cpus, request.pids_limit)?,
         stopping: stopping(&request)?,
         restart: restart(&request)?,
+        health: request.health.as_ref().map(HealthCheck::parse).transpose()?,
         log: request.log.as_ref().map(log_config).transpose()?.flatten(),
         source: request.source,
         args: request.args,

@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use super::file::write_json;
 use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
-use crate::exit::{Cause, SentSignal};
+use crate::exit::{AskedBy, Cause, SentSignal};
+use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::logs::LogConfig;
-use crate::request::{Limits, NetworkMode, Restarts, Source, StdioFiles, Stopping};
+use crate::request::{HealthCheck, Limits, NetworkMode, OnUnhealthy, Restarts, Source, StdioFiles, Stopping};
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
 /// Version of the record's format.
@@ -109,6 +110,12 @@ pub struct Record {
     /// Whether it is started again, and how often it has been.
     #[serde(default, skip_serializing_if = "Restarts::is_none")]
     pub restarts: Restarts,
+    /// How it is asked whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// How it is, since its process was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// Whether it is forgotten once its end has been reported.
     pub remove: bool,
     /// How its output is kept, where it is.
@@ -169,7 +176,11 @@ impl Record {
     /// end.
     pub(crate) fn starts_again(&self, cause: &Cause) -> bool {
         let has_run = self.started.is_some() || self.restarts.count > 0;
-        let was_asked = self.sent.iter().any(SentSignal::asks_for_the_end);
+        let only_killed =
+            self.health_check.as_ref().is_some_and(|check| check.on_failure == OnUnhealthy::Kill);
+        let is_final =
+            |sent: &SentSignal| sent.asks_for_the_end() && !(sent.by == AskedBy::Unhealthy && only_killed);
+        let was_asked = self.sent.iter().any(is_final);
         has_run && !was_asked && self.restarts.policy.wants(cause, self.restarts.count)
     }
 
@@ -178,6 +189,7 @@ impl Record {
         self.restarts.count_one(ran);
         self.status = Status::Restarting;
         (self.process, self.started, self.pipes) = (None, None, PipeIds::default());
+        self.health = None;
         self.sent.clear();
     }
 

@@ -95,6 +95,8 @@ pub enum Until {
     Exit,
     /// That its process has been started.
     Running,
+    /// That it is well, by its health check.
+    Healthy,
 }
 
 /// A supervisor's answer.

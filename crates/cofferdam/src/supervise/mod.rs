@@ -27,6 +27,8 @@ mod limits;
 mod lost;
 mod peek;
 mod plan;
+mod probe;
+mod probing;
 mod remains;
 mod requests;
 mod runs;

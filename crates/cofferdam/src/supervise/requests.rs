@@ -13,12 +13,14 @@ use crate::error::{Code, Failure};
 use crate::event::Happening;
 use crate::exit::{AskedBy, SentSignal};
 use crate::fault;
+use crate::health::HealthStatus;
 use crate::lifecycle::{Status, Verb, WrongState};
 use crate::request::Limits;
 use crate::rootfs::{Rootfs, check_process};
 use crate::runtime::{KillScope, RuntimeError};
 use crate::signal::Signal;
 use crate::spec::SpecView;
+use crate::state::Record;
 use crate::sys::PidFd;
 
 impl Supervisor {
@@ -58,6 +60,11 @@ impl Supervisor {
             let _ = reply.send(Answer::Failed(too_many()));
             return;
         }
+        if until == Until::Healthy && self.record.health_check.is_none() {
+            // The caller may have gone.
+            let _ = reply.send(Answer::Failed(no_health_check(&self.record.title())));
+            return;
+        }
         self.waiting.push((until, reply));
         self.answer_those_who_wait();
     }
@@ -70,13 +77,16 @@ impl Supervisor {
     /// Answers those for whom what they wait for has come true, but for the end.
     pub(super) fn answer_those_who_wait(&mut self) {
         let is_running = matches!(self.record.status, Status::Running | Status::Paused);
+        let health = self.record.health.as_ref().map(|health| health.status).filter(|_| is_running);
         let come = |(until, _): &mut (Until, _)| match until {
             Until::Exit => false,
             Until::Running => is_running,
+            Until::Healthy => health.is_some_and(|status| status != HealthStatus::Starting),
         };
-        for (_, reply) in self.waiting.extract_if(.., come) {
+        for (until, reply) in self.waiting.extract_if(.., come) {
+            let is_ill = until == Until::Healthy && health == Some(HealthStatus::Unhealthy);
             // The caller may have gone.
-            let _ = reply.send(Answer::Done);
+            let _ = reply.send(if is_ill { Answer::Failed(unhealthy(&self.record)) } else { Answer::Done });
         }
     }
 
@@ -89,6 +99,7 @@ impl Supervisor {
         match started {
             Ok(()) => {
                 self.has_started();
+                self.begin_probing(made.init.pid);
                 self.note(Status::Running);
                 self.tell(Happening::Start);
                 Ok(())
@@ -229,6 +240,28 @@ pub(super) fn only_over_the_socket() -> Failure {
         what: "this goes over the control socket only".into(),
         why: vec![],
         next: Some("use Engine::attach".into()),
+    }
+}
+
+fn unhealthy(record: &Record) -> Failure {
+    let name = record.title();
+    let last = record.health.as_ref().and_then(|health| health.log.last());
+    Failure {
+        code: Code::WrongState,
+        what: format!("{name} is unhealthy"),
+        why: last.map(|answer| answer.output.clone()).into_iter().collect(),
+        next: Some(format!(
+            "`cofferdam inspect --format '{{{{json .health}}}}' {name}` shows its last answers"
+        )),
+    }
+}
+
+fn no_health_check(name: &str) -> Failure {
+    Failure {
+        code: Code::InvalidValue,
+        what: format!("{name} has no health check: it never becomes healthy"),
+        why: vec![],
+        next: Some("make it with --health-cmd, --health-http or --health-tcp".into()),
     }
 }
 

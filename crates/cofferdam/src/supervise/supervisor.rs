@@ -21,6 +21,7 @@ use super::control::{Answer, Command, Until};
 use super::error::{StartError, supervision};
 use super::hub::Hub;
 use super::limits::TimeLimits;
+use super::probing::Probing;
 use super::remains::{Remains, clear_away, forget};
 use super::stdio::{Outputs, Pumps, StdioPlan, pipes};
 use super::target::OwnedTarget;
@@ -28,6 +29,7 @@ use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
+use crate::health::Health;
 use crate::host::HostFacts;
 use crate::lifecycle::{Status, Verb};
 use crate::process::{Claim, ClaimError, Reaper, Seat};
@@ -96,6 +98,8 @@ pub(crate) struct Supervisor {
     pub(super) limits: TimeLimits,
     /// When the record is written again, which could not be.
     pub(super) note_at: Option<Instant>,
+    /// The probes of its health, while it runs and if there are any.
+    pub(super) probing: Option<Probing>,
     /// Events that could not be written down yet, oldest first.
     pub(super) untold: Vec<Happening>,
     /// Callers who wait for something.
@@ -176,6 +180,7 @@ impl Supervisor {
             kill_at: None,
             limits: TimeLimits::default(),
             note_at: None,
+            probing: None,
             untold: vec![],
             waiting: vec![],
             last_report: None,
@@ -259,6 +264,7 @@ impl Supervisor {
 
     pub(super) fn has_started(&mut self) {
         self.record.started = Some(Timestamp::now());
+        self.record.health = self.record.health_check.as_ref().map(|_| Health::default());
         self.limit_run();
     }
 

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::control::Command;
+use super::probing::next_answer;
 use super::requests::log_failure;
 use super::supervisor::{Made, Supervisor};
 use crate::exit::{AskedBy, Death, HelperDeath, ProcessEnd};
@@ -26,6 +27,9 @@ impl Supervisor {
         let pid = made.init.pid;
         let mut helper = None;
         let mut gofer = made.gofer.take();
+        if self.record.started.is_some() {
+            self.begin_probing(made.init.pid);
+        }
         let end = loop {
             let deadlines = [self.kill_at.map(|(at, _)| at), self.limits.next(), self.note_at];
             let deadline = deadlines.into_iter().flatten().min();
@@ -40,10 +44,12 @@ impl Supervisor {
                         self.kill_no_later_than(Instant::now() + GOFER_GRACE, AskedBy::Stop);
                     }
                 }
+                answer = next_answer(self.probing.as_mut()), if self.can_be_asked() => self.take_answer(answer, made).await,
                 () = sleep_until(deadline) => self.on_deadline(made, helper.is_some()).await,
                 Some(command) = commands.recv() => self.handle(command, made).await,
             }
         };
+        self.end_probing();
         let end = end.ok()?;
         if helper.is_none() && matches!(end, ProcessEnd::Exited(_)) {
             helper = killed_before(gofer.as_mut()).await;
