@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cofferdam::signal::Signal;
 
-use cofferdam::logs::LogFormat;
+use cofferdam::logs::{LogFormat, ReadLimits};
 use cofferdam::request::LogRequest;
 use jiff::Timestamp;
 
@@ -295,6 +295,15 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
+    #[command(flatten)]
+    pub(crate) reading: ReadingArgs,
+    /// Name, id, or the beginning of an id
+    pub(crate) container: String,
+}
+
+/// What is wanted of a log, and how it is printed.
+#[derive(Debug, Args)]
+pub(crate) struct ReadingArgs {
     /// Go on with what comes, until the container has ended
     #[arg(short, long)]
     pub(crate) follow: bool,
@@ -310,8 +319,29 @@ pub(crate) struct LogsArgs {
     /// Print the time of each line before it
     #[arg(short, long)]
     pub(crate) timestamps: bool,
-    /// Name, id, or the beginning of an id
-    pub(crate) container: String,
+    /// Print what comes after this entry, by its number in --format json
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) after: Option<u64>,
+    /// text, or json: one object a line, with the number of the entry
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: LogOutput,
+}
+
+/// How entries of a log are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogOutput {
+    Text,
+    Json,
+}
+
+impl ReadingArgs {
+    pub(crate) fn limits(&self) -> ReadLimits {
+        ReadLimits { since: self.since, until: self.until, after: self.after, tail: self.tail.0 }
+    }
+
+    pub(crate) fn json(&self) -> bool {
+        self.format == LogOutput::Json
+    }
 }
 
 impl StreamArgs {

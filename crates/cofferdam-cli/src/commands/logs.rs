@@ -2,16 +2,22 @@
 
 use std::io::{self, Write};
 
-use cofferdam::logs::{LogEntry, ReadLimits, Stream};
+use cofferdam::engine::ContainerLog;
+use cofferdam::logs::{LogEntry, Stream};
+use serde_json::json;
 
-use crate::cli::LogsArgs;
+use crate::cli::{LogsArgs, ReadingArgs};
 use crate::context::Context;
 use crate::output::{CliError, warn};
 
 pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliError> {
-    let limits = ReadLimits { since: args.since, until: args.until, tail: args.tail.0 };
-    let mut log = context.engine.logs(&args.container, limits).await?;
-    let mut printer = Printer { timestamps: args.timestamps, open: [false; 2] };
+    let log = context.engine.logs(&args.container, args.reading.limits()).await?;
+    print_log(log, &args.reading).await
+}
+
+/// Prints what is wanted of a log.
+pub(super) async fn print_log(mut log: ContainerLog, args: &ReadingArgs) -> Result<u8, CliError> {
+    let mut printer = Printer { timestamps: args.timestamps, json: args.json(), open: [false; 2] };
     loop {
         let entry = if args.follow { log.next().await? } else { log.next_here()? };
         let Some(entry) = entry else { break };
@@ -31,12 +37,16 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliErr
 
 struct Printer {
     timestamps: bool,
+    json: bool,
     /// Whether a line of the stream has begun and not ended.
     open: [bool; 2],
 }
 
 impl Printer {
     fn print(&mut self, entry: &LogEntry) -> io::Result<()> {
+        if self.json {
+            return print_json_line(entry);
+        }
         let mut text = Vec::with_capacity(entry.bytes.len() + 64);
         let open = &mut self.open[usize::from(entry.stream == Stream::Stderr)];
         if self.timestamps && !*open {
@@ -56,4 +66,19 @@ impl Printer {
             Stream::Stderr => io::stderr().lock().write_all(&text),
         }
     }
+}
+
+/// An entry with its number, for programs that go on from where they were.
+fn print_json_line(entry: &LogEntry) -> io::Result<()> {
+    let text = String::from_utf8_lossy(&entry.bytes);
+    let line = json!({
+        "seq": entry.seq,
+        "time": entry.time.to_string(),
+        "stream": entry.stream.name(),
+        "ends_line": entry.ends_line,
+        "text": text,
+    });
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
 }

@@ -89,10 +89,23 @@ fn files_are_bounded(lab: &Lab) {
     assert_eq!(lab.cofferdam(&["wait", &id]).text(), "0");
     let files: Vec<u64> = std::fs::read_dir(lab.state().join("logs").join(&id))
         .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name() != "index")
+        .map(|entry| entry.metadata().unwrap().len())
         .collect();
     assert!(files.len() == 3 && files.iter().all(|size| *size <= 64 << 10), "{files:?}");
     let done = lab.cofferdam(&["logs", &id]).expect_code(0);
+    let entries = |after: &str| -> Vec<Value> {
+        let text = lab.cofferdam(&["logs", "--after", after, "--format", "json", &id]).expect_code(0).text();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    // A line may be in two entries.
+    let all = entries("0");
+    let number = |entry: &Value| entry["seq"].as_u64().unwrap();
+    assert!(all.windows(2).all(|pair| number(&pair[1]) == number(&pair[0]) + 1));
+    let last = number(all.last().unwrap());
+    assert!((5000..5010).contains(&last), "{last}");
+    assert_eq!(entries(&(last - 2).to_string()), all[all.len() - 2..]);
     let lines: Vec<u32> = done.text().lines().map(|line| line.parse().unwrap()).collect();
     assert!(lines.windows(2).all(|pair| pair[1] == pair[0] + 1) && lines.last() == Some(&5000));
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));

@@ -94,7 +94,7 @@ pub fn decode(format: LogFormat, line: &[u8]) -> Option<LogEntry> {
                 b"P" => false,
                 _ => return None,
             };
-            Some(LogEntry { time, stream, ends_line, bytes: parts.next()?.to_vec() })
+            Some(LogEntry { time, stream, ends_line, bytes: parts.next()?.to_vec(), seq: 0 })
         }
         LogFormat::JsonFile => {
             let entry: JsonEntry<'_> = serde_json::from_slice(line).ok()?;
@@ -106,7 +106,7 @@ pub fn decode(format: LogFormat, line: &[u8]) -> Option<LogEntry> {
                 Some(raw) => data_encoding::BASE64.decode(raw.as_bytes()).ok()?,
                 None => text.as_bytes().to_vec(),
             };
-            Some(LogEntry { time: entry.time, stream: entry.stream, ends_line, bytes })
+            Some(LogEntry { time: entry.time, stream: entry.stream, ends_line, bytes, seq: 0 })
         }
     }
 }
@@ -123,7 +123,7 @@ mod tests {
 
     fn entry(bytes: &[u8], ends_line: bool) -> LogEntry {
         let time = "2026-11-25T01:02:03.000000004Z".parse().unwrap();
-        LogEntry { time, stream: Stream::Stderr, ends_line, bytes: bytes.to_vec() }
+        LogEntry { time, stream: Stream::Stderr, ends_line, bytes: bytes.to_vec(), seq: 0 }
     }
 
     fn line(format: LogFormat, entry: &LogEntry) -> Vec<u8> {

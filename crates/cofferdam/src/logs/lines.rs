@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::file_at;
+use super::index::first_of;
 
 /// Files that are looked for at most; a writer keeps fewer.
 const FILES_LIMIT: u32 = 1000;
@@ -17,6 +18,8 @@ const LINE_LIMIT: u64 = 256 << 10;
 pub(crate) struct LineReader {
     folder: PathBuf,
     current: Option<Current>,
+    /// The number of the line that was given last, by the folder's index.
+    number: u64,
 }
 
 /// The file that is being read.
@@ -26,11 +29,13 @@ struct Current {
     inode: u64,
     /// The end of the last whole line, in bytes.
     position: u64,
+    /// The number of the line before that.
+    number: u64,
 }
 
 impl LineReader {
     pub(crate) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), current: None }
+        Self { folder: folder.to_owned(), current: None, number: 0 }
     }
 
     /// The next whole line of the files, without its end.
@@ -41,16 +46,25 @@ impl LineReader {
             }
             let Some(current) = &mut self.current else { return Ok(None) };
             if let Some(line) = current.line()? {
+                self.number = current.number;
                 return Ok(Some(line));
             }
             let inode = current.inode;
             let Some(newer) = self.newer_than(inode)? else { return Ok(None) };
             // What was written between our look and the beginning of the newer file.
-            if let Some(line) = self.current.as_mut().map_or(Ok(None), Current::line)? {
+            if let Some(current) = &mut self.current
+                && let Some(line) = current.line()?
+            {
+                self.number = current.number;
                 return Ok(Some(line));
             }
             self.current = Some(newer);
         }
+    }
+
+    /// The number of the line that was given last.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     fn oldest(&self) -> io::Result<Option<Current>> {
@@ -85,7 +99,8 @@ impl Current {
             Err(error) => return Err(error),
         };
         let inode = file.metadata()?.ino();
-        Ok(Some(Self { file: BufReader::with_capacity(64 << 10, file), inode, position: 0 }))
+        let number = first_of(path.parent().unwrap_or(path), inode).saturating_sub(1);
+        Ok(Some(Self { file: BufReader::with_capacity(64 << 10, file), inode, position: 0, number }))
     }
 
     /// The next whole line. A part of one is left where it is: the writer may be in it, or take it back.
@@ -94,6 +109,7 @@ impl Current {
         let count = io::Read::take(&mut self.file, LINE_LIMIT).read_until(b'\n', &mut line)? as u64;
         if line.pop_if(|byte| *byte == b'\n').is_some() || count == LINE_LIMIT {
             self.position += count;
+            self.number += 1;
             return Ok(Some(line));
         }
         self.file.seek(SeekFrom::Start(self.position))?;

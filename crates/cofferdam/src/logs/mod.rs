@@ -11,6 +11,7 @@
 
 mod files;
 mod format;
+mod index;
 mod lines;
 mod reader;
 mod recent;
@@ -88,6 +89,8 @@ pub struct LogEntry {
     pub ends_line: bool,
     /// The bytes, without the line's end.
     pub bytes: Vec<u8>,
+    /// Its number in its log, from 1 on; 0 of one that comes from none.
+    pub seq: u64,
 }
 
 /// A name that is not one of the formats'.

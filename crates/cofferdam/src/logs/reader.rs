@@ -16,6 +16,8 @@ pub struct ReadLimits {
     pub since: Option<Timestamp>,
     /// Those of this moment and earlier.
     pub until: Option<Timestamp>,
+    /// Those with a greater number than this.
+    pub after: Option<u64>,
     /// This many lines at the end of those that are there.
     pub tail: Option<usize>,
 }
@@ -34,7 +36,8 @@ pub struct LogReader {
 
 impl ReadLimits {
     fn takes(&self, entry: &LogEntry) -> bool {
-        self.since.is_none_or(|since| entry.time >= since)
+        self.after.is_none_or(|after| entry.seq > after)
+            && self.since.is_none_or(|since| entry.time >= since)
             && self.until.is_none_or(|until| entry.time <= until)
     }
 }
@@ -62,7 +65,8 @@ impl LogReader {
             return Ok(Some(entry));
         }
         while let Some(line) = self.lines.next_line()? {
-            match decode(self.format, &line) {
+            let entry = decode(self.format, &line);
+            match entry.map(|entry| LogEntry { seq: self.lines.number(), ..entry }) {
                 Some(entry) if self.limits.takes(&entry) => return Ok(Some(entry)),
                 Some(_) => {}
                 None => self.damaged += 1,
@@ -138,6 +142,30 @@ mod tests {
     }
 
     #[test]
+    fn entries_keep_their_numbers_when_old_files_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let config =
+            LogConfig { format: LogFormat::Cri, max_bytes: 300, max_files: 3, on_full: OnFull::Drop };
+        for round in 0..4 {
+            // Each writer is a successor of the last.
+            let mut writer = LogWriter::open(folder.path(), config).unwrap();
+            for number in 1..=25 {
+                let line = format!("{}\n", round * 25 + number);
+                writer.write(at(1), Stream::Stdout, line.as_bytes()).unwrap();
+            }
+        }
+        let numbers = |after| {
+            let limits = ReadLimits { after, ..ReadLimits::default() };
+            let mut reader = LogReader::open(folder.path(), LogFormat::Cri, limits).unwrap();
+            let entries = std::iter::from_fn(|| reader.next_entry().unwrap());
+            entries.map(|entry| (String::from_utf8(entry.bytes).unwrap(), entry.seq)).collect::<Vec<_>>()
+        };
+        let all = numbers(None);
+        assert!(all.len() < 100 && all.iter().all(|(line, seq)| *line == seq.to_string()), "{all:?}");
+        assert_eq!(numbers(Some(98)), [("99".to_owned(), 99), ("100".to_owned(), 100)]);
+    }
+
+    #[test]
     fn the_last_lines_and_those_of_a_time_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(folder.path(), 200);
@@ -151,7 +179,7 @@ mod tests {
         assert_eq!(tail(1), ["open"]);
         assert_eq!(tail(0), Vec::<String>::new());
         assert_eq!(tail(1000).len(), 21);
-        let limits = ReadLimits { since: Some(at(5)), until: Some(at(7)), tail: None };
+        let limits = ReadLimits { since: Some(at(5)), until: Some(at(7)), ..ReadLimits::default() };
         assert_eq!(read(limits), ["5", "6", "7"]);
     }
 

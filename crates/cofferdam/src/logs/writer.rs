@@ -1,13 +1,13 @@
 //! Writing a container's log: whole entries, files of a bounded size, and gaps that are counted.
 
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
 use super::format::Head;
-use super::{ENTRY_LIMIT_BYTES, LogConfig, Stream, begin_another, open_newest};
+use super::{ENTRY_LIMIT_BYTES, LogConfig, Stream, begin_another, index, open_newest};
 
 /// Writes the log of one container. One writer a log.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct LogWriter {
     gap: Option<Gap>,
     /// Entries on their way to the file.
     buffer: Vec<u8>,
+    /// How many there are in the log, those included that have gone with old files.
+    entries: u64,
 }
 
 #[derive(Debug)]
@@ -47,7 +49,8 @@ impl LogWriter {
         let size = whole_entries(&file)?;
         // What a writer that was killed has begun must not be taken for the beginning of the next entry.
         file.set_len(size)?;
-        Ok(Self { config, folder: folder.to_owned(), file, size, gap: None, buffer: Vec::new() })
+        let entries = entries_before(folder, &file)?;
+        Ok(Self { config, folder: folder.to_owned(), file, size, gap: None, buffer: Vec::new(), entries })
     }
 
     /// Writes what was read from a stream at one moment, in as many files as it takes.
@@ -118,10 +121,13 @@ impl LogWriter {
         if self.size > 0 && self.size.saturating_add(entries.len() as u64) > self.config.max_bytes {
             self.file = begin_another(&self.folder, self.config.max_files)?;
             self.size = 0;
+            // Without it, numbers begin anew at the next file: no reason to lose output.
+            let _ = index::begin(&self.folder, &self.file, self.entries + 1);
         }
         match self.file.write_all(entries) {
             Ok(()) => {
                 self.size += entries.len() as u64;
+                self.entries += memchr::memchr_iter(b'\n', entries).count() as u64;
                 // It was in front of the first of them.
                 self.gap = None;
                 Ok(())
@@ -131,6 +137,19 @@ impl LogWriter {
                 self.file.set_len(self.size)?;
                 Err(error)
             }
+        }
+    }
+}
+
+/// How many entries a log has had with the newest file.
+fn entries_before(folder: &Path, mut newest: &std::fs::File) -> io::Result<u64> {
+    let first = index::first_of(folder, newest.metadata()?.ino());
+    let (mut count, mut buffer) = (0, vec![0; 64 << 10]);
+    newest.rewind()?;
+    loop {
+        match newest.read(&mut buffer)? {
+            0 => return Ok(first - 1 + count),
+            length => count += memchr::memchr_iter(b'\n', &buffer[..length]).count() as u64,
         }
     }
 }
@@ -153,6 +172,11 @@ mod tests {
 
     fn config(max_bytes: u64, max_files: u32) -> LogConfig {
         LogConfig { format: LogFormat::Cri, max_bytes, max_files, on_full: OnFull::Drop }
+    }
+
+    /// How many files the log in a folder has.
+    fn count(folder: &Path) -> u32 {
+        (0..).find(|age| !file_at(folder, *age).exists()).unwrap()
     }
 
     /// The bytes of a stream in a file.
@@ -191,7 +215,7 @@ mod tests {
         for line in &lines {
             writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, line.as_bytes()).unwrap();
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+        assert_eq!(count(folder.path()), 3);
         let kept: Vec<u8> = (0..3).rev().flat_map(|age| bytes_in(&file_at(folder.path(), age))).collect();
         let all = lines.concat().into_bytes();
         assert!(all.ends_with(&kept) && kept.len() > 200, "the newest, whole");
@@ -204,7 +228,7 @@ mod tests {
         let mut writer = LogWriter::open(folder.path(), config(1000, 100)).unwrap();
         let all: String = (0..500).map(|n| format!("line {n}\n")).collect();
         writer.write(Timestamp::UNIX_EPOCH, Stream::Stdout, all.as_bytes()).unwrap();
-        let files = u32::try_from(std::fs::read_dir(folder.path()).unwrap().count()).unwrap();
+        let files = count(folder.path());
         assert!(files > 10, "{files}");
         let size = |age| std::fs::metadata(file_at(folder.path(), age)).unwrap().len();
         assert!((0..files).all(|age| size(age) <= 1000));
