@@ -1,5 +1,8 @@
 //! The grammar of the command line. Where docker has a word for something, it is docker's word.
 
+mod exec;
+mod logs;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,11 +10,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cofferdam::signal::Signal;
 
-use cofferdam::logs::{LogFormat, ReadLimits};
+use cofferdam::logs::LogFormat;
 use cofferdam::request::LogRequest;
 use jiff::Timestamp;
 
-use crate::args::{LaunchArgs, LimitArgs, Tail, duration, moment, refuse, tail};
+pub(crate) use exec::{ExecArgs, SessionCommand};
+pub(crate) use logs::{LogsArgs, ReadingArgs};
+
+use crate::args::{LaunchArgs, LimitArgs, duration, moment, refuse};
 use crate::detach_keys::DetachKeys;
 use crate::output::CliError;
 
@@ -57,6 +63,11 @@ pub(crate) enum Command {
     /// Run another command in a running container
     #[command(after_help = EXEC_EXAMPLES)]
     Exec(ExecArgs),
+    /// Look after what was executed in containers in the background (`exec --detach`)
+    Session {
+        #[command(subcommand)]
+        command: SessionCommand,
+    },
     /// Take part in the streams of a container in the background, and end with its exit code
     Attach(AttachArgs),
     /// Print what a container in the background has written
@@ -293,57 +304,6 @@ pub(crate) struct EventsArgs {
     pub(crate) format: Option<String>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct LogsArgs {
-    #[command(flatten)]
-    pub(crate) reading: ReadingArgs,
-    /// Name, id, or the beginning of an id
-    pub(crate) container: String,
-}
-
-/// What is wanted of a log, and how it is printed.
-#[derive(Debug, Args)]
-pub(crate) struct ReadingArgs {
-    /// Go on with what comes, until the container has ended
-    #[arg(short, long)]
-    pub(crate) follow: bool,
-    /// Print what was written at this time or later: RFC 3339, seconds since 1970, or a length of time before now
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) since: Option<Timestamp>,
-    /// Print what was written at this time or earlier
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) until: Option<Timestamp>,
-    /// Print this many lines at the end, or all
-    #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail)]
-    pub(crate) tail: Tail,
-    /// Print the time of each line before it
-    #[arg(short, long)]
-    pub(crate) timestamps: bool,
-    /// Print what comes after this entry, by its number in --format json
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) after: Option<u64>,
-    /// text, or json: one object a line, with the number of the entry
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: LogOutput,
-}
-
-/// How entries of a log are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogOutput {
-    Text,
-    Json,
-}
-
-impl ReadingArgs {
-    pub(crate) fn limits(&self) -> ReadLimits {
-        ReadLimits { since: self.since, until: self.until, after: self.after, tail: self.tail.0 }
-    }
-
-    pub(crate) fn json(&self) -> bool {
-        self.format == LogOutput::Json
-    }
-}
-
 impl StreamArgs {
     pub(crate) fn is_given(&self) -> bool {
         self.stdin.is_some() || self.stdout.is_some() || self.stderr.is_some()
@@ -371,33 +331,6 @@ pub(crate) enum Condition {
     Exit,
     Running,
     Healthy,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExecArgs {
-    /// Pass standard input on
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
-    /// Give the command a terminal
-    #[arg(short, long)]
-    pub(crate) tty: bool,
-    /// Set an environment variable; KEY alone takes the caller's value
-    #[arg(short, long, value_name = "KEY[=VALUE]")]
-    pub(crate) env: Vec<String>,
-    /// Working directory inside the container
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<String>,
-    /// User, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub(crate) user: Option<String>,
-    /// End the command, and all that it has started, after this time; exit code 124
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) timeout: Option<Duration>,
-    /// Name, id, or the beginning of an id
-    pub(crate) container: String,
-    /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
-    pub(crate) command: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use cofferdam::engine::Engine;
+use cofferdam::engine::EngineError;
 use cofferdam::exit::{AskedBy, ExitReport};
 use cofferdam::logs::Stream;
 use cofferdam::signal::Signal;
@@ -22,31 +22,54 @@ use crate::terminal::{RawMode, own_size, stdin_is_terminal};
 const INPUT_BYTES: usize = 16 << 10;
 
 pub(super) async fn attach(context: &Context, args: AttachArgs) -> Result<u8, CliError> {
-    let incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
     let (view, attached) = context.engine.attach(&args.container, !args.no_stdin).await?;
-    let id = view.container.id.to_string();
+    let (engine, id) = (&context.engine, view.container.id.to_string());
+    let (no_stdin, detach_keys, proxies) = (args.no_stdin, args.detach_keys, !args.no_sig_proxy);
+    let attachment = Attachment { name: &args.container, attached, no_stdin, detach_keys, proxies };
+    let pass_on = async |signal| engine.kill_by(&id, signal, false, AskedBy::Forwarded).await;
+    let report = match take_part(attachment, pass_on).await? {
+        None => return Ok(0),
+        Some(Some(report)) => *report,
+        // Its supervisor has gone without a word.
+        Some(None) => engine.wait(&id, None).await?,
+    };
+    Ok(conclude(&report))
+}
+
+/// An attachment, and how this terminal takes part in it.
+pub(super) struct Attachment<'a> {
+    /// What the user calls it.
+    pub(super) name: &'a str,
+    pub(super) attached: Attached,
+    pub(super) no_stdin: bool,
+    pub(super) detach_keys: DetachKeys,
+    /// Whether signals are passed on.
+    pub(super) proxies: bool,
+}
+
+/// Takes part until the end, whose report it gives if that came, or until the caller detaches: `None`.
+pub(super) async fn take_part(
+    attachment: Attachment<'_>,
+    pass_on: impl AsyncFn(Signal) -> Result<(), EngineError>,
+) -> Result<Option<Option<Box<ExitReport>>>, CliError> {
+    let Attachment { name, attached, no_stdin, detach_keys, proxies } = attachment;
+    let incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
     let Attached { output, input, terminal, takes_input } = attached;
-    let takes_input = takes_input && !args.no_stdin;
+    let takes_input = takes_input && !no_stdin;
     let raw_mode = if terminal && takes_input { RawMode::enter_if_possible() } else { None };
     // Keys are a person's: what a program sends may hold any bytes.
-    let keys = if takes_input && stdin_is_terminal() { args.detach_keys } else { DetachKeys::none() };
-    let caller = Caller { engine: &context.engine, id: &id, terminal, keys, proxies: !args.no_sig_proxy };
+    let keys = if takes_input && stdin_is_terminal() { detach_keys } else { DetachKeys::none() };
+    let caller = Caller { pass_on, terminal, keys, proxies };
     let printed = tokio::select! {
         printed = print_all(output) => Some(printed),
         () = caller.send_all(input, takes_input, incoming) => None,
     };
     drop(raw_mode);
     let Some(printed) = printed else {
-        note(format_args!("detached from {}, which goes on", args.container));
-        return Ok(0);
+        note(format_args!("detached from {name}, which goes on"));
+        return Ok(None);
     };
-    let report =
-        match printed.map_err(|error| CliError::internal("the output cannot be handed on", &error))? {
-            Some(report) => *report,
-            // Its supervisor has gone without a word.
-            None => context.engine.wait(&id, None).await?,
-        };
-    Ok(conclude(&report))
+    printed.map(Some).map_err(|error| CliError::internal("the output cannot be handed on", &error))
 }
 
 /// Prints what comes until the container has ended; gives its report, if that came.
@@ -70,15 +93,14 @@ async fn print_all(mut output: AttachedOutput) -> io::Result<Option<Box<ExitRepo
 }
 
 /// The caller's side of an attachment.
-struct Caller<'a> {
-    engine: &'a Engine,
-    id: &'a str,
+struct Caller<P> {
+    pass_on: P,
     terminal: bool,
     keys: DetachKeys,
     proxies: bool,
 }
 
-impl Caller<'_> {
+impl<P: AsyncFn(Signal) -> Result<(), EngineError>> Caller<P> {
     /// Sends what the caller types, and his signals. Ends when he detaches.
     async fn send_all(mut self, mut input: AttachedInput, takes_input: bool, mut incoming: Incoming) {
         let mut typed = read_stdin(takes_input);
@@ -110,7 +132,7 @@ impl Caller<'_> {
     }
 
     async fn proxy(&self, signal: Signal) {
-        if let Err(error) = self.engine.kill_by(self.id, signal, false, AskedBy::Forwarded).await {
+        if let Err(error) = (self.pass_on)(signal).await {
             tracing::debug!(%error, "the signal was not passed on");
         }
     }

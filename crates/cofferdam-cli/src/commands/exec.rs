@@ -1,6 +1,7 @@
 //! `exec`: another process in a running container.
 
 use cofferdam::engine::ExecRequest;
+use cofferdam::request::StdioFiles;
 use cofferdam::signal::Signal;
 use cofferdam::supervise::stdio::StdioPlan;
 
@@ -8,11 +9,11 @@ use crate::args::{refuse, with_callers_value};
 use crate::cli::ExecArgs;
 use crate::context::Context;
 use crate::forward::Incoming;
-use crate::output::{CliError, note};
+use crate::output::{CliError, note, print};
 use crate::terminal::{RawMode, copy_size, stdin_is_terminal};
 
 pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<u8, CliError> {
-    if args.tty && args.interactive && !stdin_is_terminal() {
+    if args.tty && args.interactive && !args.detach && !stdin_is_terminal() {
         return Err(refuse("--tty", "standard input is not a terminal"));
     }
     let request = ExecRequest {
@@ -23,6 +24,11 @@ pub(super) async fn exec(context: &Context, args: ExecArgs) -> Result<u8, CliErr
         terminal: args.tty,
         timeout: args.timeout,
     };
+    if args.detach {
+        let streams = StdioFiles { interactive: args.interactive, ..StdioFiles::default() };
+        print(context.engine.exec_in_background(&args.container, request, streams).await?)?;
+        return Ok(0);
+    }
     let stdio =
         StdioPlan::inherit(args.interactive).map_err(|error| CliError::internal("own streams", &error))?;
     let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;

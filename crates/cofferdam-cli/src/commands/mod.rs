@@ -12,6 +12,7 @@ mod limits;
 mod logs;
 mod ps;
 mod run;
+mod session;
 mod signals;
 mod wait;
 
@@ -45,6 +46,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Command::Wait(args) => wait::wait(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
+        Command::Session { command } => session::session(&context, command).await,
         Command::Attach(args) => attach::attach(&context, args).await,
         Command::Events(args) => events::events(&context, args).await,
         Command::Logs(args) => logs::logs(&context, args).await,

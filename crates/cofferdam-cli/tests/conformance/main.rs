@@ -21,6 +21,7 @@ mod listing;
 mod logs;
 mod network;
 mod restarts;
+mod sessions;
 mod streams;
 
 use std::path::Path;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         network::CASES,
         restarts::CASES,
         health::CASES,
+        sessions::CASES,
         inputs::CASES,
         listing::CASES,
         deaths::CASES,

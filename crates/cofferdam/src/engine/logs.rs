@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::sessions::SessionView;
 use super::{Engine, EngineError};
 use crate::logs::{LogEntry, LogReader, ReadLimits};
 use crate::state::ContainerDir;
@@ -21,6 +22,8 @@ pub struct ContainerLog {
     limits: ReadLimits,
     reader: LogReader,
     watch: FolderWatch,
+    /// Whether it is the log of a session.
+    of_session: bool,
 }
 
 fn unreadable(source: std::io::Error) -> EngineError {
@@ -39,11 +42,24 @@ impl Engine {
         // Before the first look, so that nothing that comes after it is missed.
         let watch = FolderWatch::new(&[&folder, view.container.path()]).map_err(unreadable)?;
         let reader = LogReader::open(&folder, config.format, limits).map_err(unreadable)?;
-        Ok(ContainerLog { engine: self.clone(), container: view.container, limits, reader, watch })
+        let (engine, container) = (self.clone(), view.container);
+        Ok(ContainerLog { engine, container, limits, reader, watch, of_session: false })
     }
 }
 
 impl ContainerLog {
+    pub(super) fn of_session(
+        engine: &Engine,
+        view: SessionView,
+        limits: ReadLimits,
+    ) -> Result<Self, EngineError> {
+        let folder = engine.state.logs_of(&view.folder.id);
+        let watch = FolderWatch::new(&[&folder, view.folder.path()]).map_err(unreadable)?;
+        let reader = LogReader::open(&folder, view.record.log.format, limits).map_err(unreadable)?;
+        let (engine, container) = (engine.clone(), view.folder);
+        Ok(Self { engine, container, limits, reader, watch, of_session: true })
+    }
+
     /// The next entry that is there; `None` when there is none now.
     ///
     /// # Errors
@@ -76,6 +92,9 @@ impl ContainerLog {
 
     /// Whether nobody will write to the log any more.
     async fn reader_is_behind_the_end(&self) -> Result<bool, EngineError> {
+        if self.of_session {
+            return self.engine.session_is_over(self.container.clone()).await;
+        }
         let view = self.engine.view(self.container.clone()).await?;
         Ok(view.is_none_or(|view| view.report.is_some() && !view.supervised))
     }

@@ -15,6 +15,7 @@ mod orphan;
 mod probe;
 mod remove;
 mod roots;
+mod sessions;
 mod verbs;
 
 use std::io;
@@ -30,6 +31,7 @@ pub use logs::ContainerLog;
 pub use monitor::{DetachRequest, MonitorError, MonitorProgram, MonitorReply, serve_monitor};
 pub use probe::{Found, RuntimeProbe};
 pub use remove::RemoveOutcome;
+pub use sessions::SessionView;
 
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::ExitReport;

@@ -15,6 +15,7 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::Engine;
+use super::exec::{ExecError, ExecRequest};
 use crate::error::{Code, Diagnose, Failure};
 use crate::id::ContainerId;
 use crate::launch::LaunchError;
@@ -23,6 +24,7 @@ use crate::request::{LaunchRequest, StdioFiles};
 use crate::runtime::RuntimeConfig;
 use crate::signal::Signal;
 use crate::state::StateError;
+use crate::supervise::session::Session;
 use crate::supervise::stdio::{StdioPlan, StreamError};
 
 /// Version of the request's format: both sides are the same binary, but an upgrade may come in between.
@@ -62,6 +64,10 @@ pub(super) enum MonitorTask {
     Launch(Box<DetachRequest>),
     /// Take one over.
     Adopt { id: ContainerId },
+    /// Execute a process in a container.
+    Exec { container: ContainerId, request: Box<ExecRequest>, streams: StdioFiles },
+    /// Take such a process over.
+    AdoptSession { id: ContainerId },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,6 +118,9 @@ pub enum MonitorError {
     /// The launch failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// A process could not be executed in its container.
+    #[error(transparent)]
+    Exec(#[from] ExecError),
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -127,6 +136,7 @@ impl Diagnose for MonitorError {
             Self::TimedOut(_) => Code::RuntimeTimedOut,
             Self::Stream(_) => Code::InvalidValue,
             Self::Launch(error) => error.code(),
+            Self::Exec(error) => error.code(),
             Self::State(error) => error.code(),
             Self::Reported(failure) => failure.code,
         }
@@ -135,6 +145,7 @@ impl Diagnose for MonitorError {
     fn next_step(&self) -> Option<String> {
         match self {
             Self::Launch(error) => error.next_step(),
+            Self::Exec(error) => error.next_step(),
             Self::State(error) => error.next_step(),
             Self::Reported(failure) => failure.next.clone(),
             Self::Silent | Self::TimedOut(_) => Some("`cofferdam ps --all` shows what there is".into()),
@@ -221,8 +232,8 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
     }
     let asker = io::stdout().as_fd().try_clone_to_owned().and_then(pipe::Sender::from_owned_fd);
     let mut asker = asker.map_err(MonitorError::Process)?;
-    let mut container = None;
-    let result = launch(&mut container, &asker).await;
+    let mut work = None;
+    let result = launch(&mut work, &asker).await;
     let reply = match &result {
         Ok(reply) => reply.clone(),
         Err(error) => MonitorReply::Failed(Failure::of(error)),
@@ -233,16 +244,25 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
     drop(asker);
     let_go_of_streams().map_err(MonitorError::Process)?;
     result?;
-    if let Some(container) = container {
-        container.wait().await?;
+    match work {
+        Some(Work::Container(container)) => {
+            container.wait().await?;
+        }
+        Some(Work::Session(session)) => {
+            session.attend().await;
+        }
+        None => {}
     }
     Ok(())
 }
 
-async fn launch(
-    slot: &mut Option<crate::launch::Container>,
-    asker: &pipe::Sender,
-) -> Result<MonitorReply, MonitorError> {
+/// What a monitor supervises.
+enum Work {
+    Container(crate::launch::Container),
+    Session(Box<Session>),
+}
+
+async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<MonitorReply, MonitorError> {
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(io::stdin(), MESSAGE_LIMIT), &mut text)
         .map_err(MonitorError::Process)?;
@@ -261,10 +281,27 @@ async fn launch(
             std::env::set_current_dir("/").map_err(MonitorError::Process)?;
             (engine.take_over(&id).await?, vec![])
         }
+        MonitorTask::Exec { container, request, streams } => {
+            std::env::set_current_dir("/").map_err(MonitorError::Process)?;
+            let session = engine.open_session(&container, *request, streams).await?;
+            return Ok(Work::take_session(slot, session));
+        }
+        MonitorTask::AdoptSession { id } => {
+            std::env::set_current_dir("/").map_err(MonitorError::Process)?;
+            return Ok(Work::take_session(slot, engine.take_over_session(&id).await?));
+        }
     };
     let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
-    *slot = Some(container);
+    *slot = Some(Work::Container(container));
     Ok(reply)
+}
+
+impl Work {
+    fn take_session(slot: &mut Option<Self>, session: Session) -> MonitorReply {
+        let (id, pid) = (session.folder.id.clone(), Some(session.executing.pid()));
+        *slot = Some(Self::Session(Box::new(session)));
+        MonitorReply::Made { id, pid, warnings: vec![] }
+    }
 }
 
 /// Makes a container; gives it, and what the user should know.

@@ -75,6 +75,7 @@ impl Engine {
         if let Some(name) = &view.record.name {
             self.state.release_name(name, &view.container.id)?;
         }
+        self.state.remove_sessions_of(&view.container.id);
         self.state.remove_container(&view.container)?;
         self.tell(&view.record, Happening::Remove);
         Ok(RemoveOutcome::Removed { report: report.map(Box::new), left })

@@ -19,6 +19,11 @@ pub struct ContainerDir {
 }
 
 impl ContainerDir {
+    /// The same folder as it is called before it is whole, and while it is removed.
+    pub(super) fn hidden(&self) -> Self {
+        Self { id: self.id.clone(), path: self.path.with_file_name(format!(".{}", self.id)) }
+    }
+
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {

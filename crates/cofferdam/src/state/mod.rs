@@ -13,6 +13,7 @@
 //!     control.sock           where the supervisor listens
 //!     runtime.log            the runtime's own log
 //!     journal                how much output is on its way into the log
+//!   sessions/ID/             one folder a session, with the same files
 //!   names/NAME -> ID         exclusive: a name has one container
 //!   events/                  what happened to all of them, in one order
 //!   logs/ID/                 what the container wrote; of the default state directory in /var/log/cofferdam
@@ -29,6 +30,7 @@ mod file;
 mod lock;
 mod names;
 mod record;
+mod session;
 
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -41,6 +43,7 @@ use file::remove_tree;
 pub(crate) use file::write_atomically;
 pub use lock::{ContainerLock, lock_is_free};
 pub use record::{PipeIds, ProcessId, RECORD_VERSION, Record};
+pub use session::SessionRecord;
 
 use crate::error::{Code, Diagnose};
 use crate::id::{ContainerId, ContainerName};
@@ -113,6 +116,9 @@ pub enum StateError {
     /// Nothing fits the text.
     #[error("there is no container {}", crate::id::quote(.0))]
     NoSuchContainer(String),
+    /// There is no such session.
+    #[error("no session is called {}", crate::id::quote(.0))]
+    NoSuchSession(String),
     /// More than one fits the text.
     #[error("{} is the beginning of {count} ids", crate::id::quote(.text))]
     Ambiguous {
@@ -138,7 +144,7 @@ impl Diagnose for StateError {
             Self::Damaged { .. } => Code::RecordDamaged,
             Self::TooNew { .. } => Code::RecordTooNew,
             Self::NameTaken { .. } => Code::NameTaken,
-            Self::NoSuchContainer(_) => Code::NoSuchContainer,
+            Self::NoSuchContainer(_) | Self::NoSuchSession(_) => Code::NoSuchContainer,
             Self::Ambiguous { .. } => Code::AmbiguousId,
         }
     }
@@ -160,6 +166,7 @@ impl Diagnose for StateError {
             }
             Self::TooNew { .. } => "use the cofferdam that wrote it".into(),
             Self::NameTaken { name, .. } => format!("choose another name, or `cofferdam rm {name}` first"),
+            Self::NoSuchSession(_) => "`cofferdam session ls` lists what is there".into(),
             Self::NoSuchContainer(_) => "`cofferdam ps --all` lists what is there".into(),
             Self::Ambiguous { .. } => "give more digits".into(),
         })
@@ -197,7 +204,7 @@ impl StateDir {
         if metadata.mode() & 0o077 != 0 {
             return Err(unusable(format!("others may enter it (mode {:04o})", metadata.mode() & 0o7777)));
         }
-        for part in ["containers", "names", "runtime", "cache", "events"] {
+        for part in ["containers", "sessions", "names", "runtime", "cache", "events"] {
             make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;
         }
         Ok(Self { path: path.to_owned() })
@@ -237,7 +244,11 @@ impl StateDir {
     /// The folder of a container, whether it is there or not.
     #[must_use]
     pub fn container(&self, id: &ContainerId) -> ContainerDir {
-        ContainerDir { id: id.clone(), path: self.path.join("containers").join(id.as_str()) }
+        self.folder("containers", id)
+    }
+
+    fn folder(&self, part: &str, id: &ContainerId) -> ContainerDir {
+        ContainerDir { id: id.clone(), path: self.path.join(part).join(id.as_str()) }
     }
 
     /// Makes the folder of a new container and takes its lock. Exclusive: a folder that is there is an error.
@@ -248,12 +259,25 @@ impl StateDir {
     /// # Errors
     /// [`StateError::File`].
     pub fn create_container(&self, id: &ContainerId) -> Result<(ContainerDir, ContainerLock), StateError> {
-        let container = self.container(id);
+        self.create(self.container(id))
+    }
+
+    /// The same for a session.
+    ///
+    /// # Errors
+    /// [`StateError::File`].
+    pub(crate) fn create_session(
+        &self,
+        id: &ContainerId,
+    ) -> Result<(ContainerDir, ContainerLock), StateError> {
+        self.create(self.session(id))
+    }
+
+    fn create(&self, container: ContainerDir) -> Result<(ContainerDir, ContainerLock), StateError> {
         let failed = |source| StateError::File { path: container.path.clone(), what: "made", source };
         // Whoever sweeps has this lock too, so that a folder is never seen between its making and its locking.
         let _guard = self.lock_births()?;
-        let unborn =
-            ContainerDir { id: id.clone(), path: self.path.join("containers").join(format!(".{id}")) };
+        let unborn = container.hidden();
         std::fs::DirBuilder::new().mode(0o700).create(&unborn.path).map_err(failed)?;
         let born = || -> Result<ContainerLock, StateError> {
             let lock = ContainerLock::attempt(&unborn)?.ok_or_else(|| {
@@ -278,17 +302,21 @@ impl StateDir {
     /// # Errors
     /// [`StateError::File`] when the directory cannot be read.
     pub fn containers(&self) -> Result<Vec<ContainerDir>, StateError> {
-        let path = self.path.join("containers");
+        self.folders("containers")
+    }
+
+    fn folders(&self, part: &str) -> Result<Vec<ContainerDir>, StateError> {
+        let path = self.path.join(part);
         let entries =
             std::fs::read_dir(&path).map_err(|source| StateError::File { path, what: "read", source })?;
         Ok(entries
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse::<ContainerId>().ok())
-            .map(|id| self.container(&id))
+            .map(|id| self.folder(part, &id))
             .collect())
     }
 
-    /// Removes a container's folder and its logs. The caller holds its lock.
+    /// Removes a container's folder, or a session's, and its logs. The caller holds its lock.
     ///
     /// # Errors
     /// [`StateError::File`].
@@ -297,7 +325,7 @@ impl StateDir {
         let logs = self.logs_of(&container.id);
         remove_tree(&logs).map_err(|source| StateError::File { path: logs, what: "removed", source })?;
         // Under another name first: a reader never sees half a folder.
-        let trash = self.path.join("containers").join(format!(".{}", container.id));
+        let trash = container.hidden().path;
         let failed = |source| StateError::File { path: container.path.clone(), what: "removed", source };
         match std::fs::rename(&container.path, &trash) {
             Ok(()) => {}
@@ -310,7 +338,8 @@ impl StateDir {
     /// Removes folders that a process left half made or half removed when it died.
     pub fn sweep_trash(&self) {
         let unborn = |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(is_unborn);
-        let entries = || std::fs::read_dir(self.path.join("containers")).into_iter().flatten().flatten();
+        let parts = || ["containers", "sessions"].into_iter().map(|part| self.path.join(part));
+        let entries = || parts().filter_map(|part| std::fs::read_dir(part).ok()).flatten().flatten();
         if !entries().any(|entry| unborn(&entry)) {
             return;
         }

@@ -3,20 +3,16 @@
 //! Invariant: a container that cannot be taken over is left as it is.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::Command;
 use super::error::{StartError, supervision};
 use super::held::Held;
 use super::hub::Hub;
-use super::peek::{Journal, Peek};
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan};
+use super::streams::{find_pipes, skip_what_is_logged};
 use super::supervisor::{Launching, Made, Started, Supervisor};
 use crate::cgroup::processes_in;
 use crate::error::Failure;
@@ -24,9 +20,8 @@ use crate::event::Happening;
 use crate::exit::ExitReport;
 use crate::fault;
 use crate::lifecycle::Status;
-use crate::logs::{Stream, logged_at};
 use crate::process::Claim;
-use crate::state::{PipeIds, ProcessId};
+use crate::state::ProcessId;
 
 impl Supervisor {
     /// Supervises a container from now to its end, whose supervisor has died. `started` is told once whether it is so.
@@ -88,7 +83,8 @@ impl Supervisor {
         let log = self.open_log(commands)?;
         let journal = self.open_journal()?;
         if let Some(journal) = &journal {
-            self.skip_what_is_logged(&ours, journal)?;
+            let folder = self.state.logs_of(&self.container.id);
+            skip_what_is_logged(&ours, journal, &folder, self.record.log).map_err(supervision("no pipe"))?;
         }
         fault::reached("adopt.found")?;
         self.become_supervisor()?;
@@ -123,37 +119,10 @@ impl Supervisor {
 
     /// Our ends of the container's pipes, reopened where a process of it still has them.
     fn find_pipes(&self) -> OurEnds {
-        let PipeIds { stdin, stdout, stderr } = self.record.pipes;
         let mut pids: Vec<i32> = self.record.process.iter().map(|process| process.pid).collect();
         if let Some(cgroup) = &self.record.cgroup {
             pids.extend(processes_in(&self.host.cgroups, cgroup));
         }
-        let open = |inode: Option<u64>, writes: bool| {
-            let path = pids.iter().find_map(|pid| descriptor_of(*pid, inode?))?;
-            let mut options = std::fs::OpenOptions::new();
-            options.read(!writes).write(writes).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-            options.open(path).ok().map(OwnedFd::from)
-        };
-        OurEnds { stdin: open(stdin, true), stdout: open(stdout, false), stderr: open(stderr, false) }
+        find_pipes(self.record.pipes, &pids)
     }
-
-    fn skip_what_is_logged(&self, ours: &OurEnds, journal: &Arc<Journal>) -> Result<(), StartError> {
-        let folder = self.state.logs_of(&self.container.id);
-        for (end, stream) in [(&ours.stdout, Stream::Stdout), (&ours.stderr, Stream::Stderr)] {
-            let Some(end) = end else { continue };
-            let peek = Peek::new(Arc::clone(journal), stream).map_err(supervision("no pipe"))?;
-            peek.go_on(end, |time| {
-                self.record.log.map_or(0, |log| logged_at(&folder, log.format, stream, time))
-            });
-        }
-        Ok(())
-    }
-}
-
-/// The path of a process's descriptor of a pipe.
-fn descriptor_of(pid: i32, inode: u64) -> Option<PathBuf> {
-    let name = format!("pipe:[{inode}]");
-    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let mut paths = entries.flatten().map(|entry| entry.path());
-    paths.find(|path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == name.as_str()))
 }

@@ -108,7 +108,7 @@ impl Supervisor {
             }
             None => {
                 let evidence = counters.memory.clone().map(|counters| Evidence::Memory { counters });
-                (Cause::RuntimeLost { failure: unseen(&self.record) }, None, Vec::from_iter(evidence))
+                (Cause::RuntimeLost { failure: unseen(&self.record.title()) }, None, Vec::from_iter(evidence))
             }
         };
         if let Some(failure) = self.start_failure.take() {

@@ -14,18 +14,22 @@ use tokio::time::Instant;
 
 use super::console::{ConsoleSocket, with_terminal};
 use super::error::{StartError, supervision};
+use super::held::Held;
+use super::lost::unseen;
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
+use super::streams::{find_pipes, outlast, skip_what_is_logged};
 use super::target::OwnedTarget;
 use super::tree;
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{CgroupPath, processes_in};
 use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, StdioReport, decide};
 use crate::fault;
 use crate::host::HostFacts;
+use crate::logs::LogConfig;
 use crate::process::{Claim, Reaper};
 use crate::runtime::{ExecCall, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
-use crate::state::{ContainerDir, Record, write_atomically};
+use crate::state::{ContainerDir, PipeIds, ProcessId, Record, write_atomically};
 
 /// A limit in time, and when it is reached.
 #[derive(Debug, Clone, Copy)]
@@ -39,10 +43,39 @@ pub(crate) struct ExecLimit {
 pub struct ExecEnd {
     /// Why.
     pub cause: Cause,
+    /// Who of us asked for its end, if anybody did.
+    pub asked_by: Option<AskedBy>,
     /// What the cause rests on.
     pub evidence: Vec<Evidence>,
     /// What went through its streams.
     pub stdio: StdioReport,
+}
+
+impl ExecEnd {
+    /// The end of a process whose supervisor had died; `None` where nobody saw it.
+    pub(crate) fn of_orphan(pid: i32, end: Option<ProcessEnd>, lost: impl FnOnce() -> Failure) -> Self {
+        let stdio = StdioReport { truncated: true, ..StdioReport::default() };
+        let Some(end) = end else {
+            return Self {
+                cause: Cause::RuntimeLost { failure: lost() },
+                asked_by: None,
+                evidence: vec![],
+                stdio,
+            };
+        };
+        let (cause, asked_by, evidence) = decide(&Death {
+            pid,
+            end,
+            from_pidfd: true,
+            sandboxed: false,
+            sent: vec![],
+            timed_out: None,
+            memory: None,
+            oom_line: None,
+            helper: None,
+        });
+        Self { cause, asked_by, evidence, stdio }
+    }
 }
 
 /// The files of one exec; they go with it.
@@ -60,6 +93,11 @@ impl ExecFiles {
         // Short: one of them is a socket.
         let path = |kind: &str| container.path().join(format!("x{}.{kind}", &unique[..8]));
         Self { process: path("json"), pid: path("pid"), internal_pid: path("in"), console: path("tty") }
+    }
+
+    /// The pid inside the sandbox, once it has been started.
+    fn inside(&self) -> Option<i32> {
+        std::fs::read_to_string(&self.internal_pid).ok()?.trim().parse().ok()
     }
 
     /// Writes down what is to be executed.
@@ -105,6 +143,25 @@ pub(crate) struct ExecStart {
     pub(crate) stdio: StdioPlan,
     pub(crate) place: Place,
     pub(crate) host: Arc<HostFacts>,
+    /// Where its output goes beside `stdio`.
+    pub(crate) outputs: Outputs,
+}
+
+/// Everything that a process is taken over with.
+#[derive(Debug)]
+pub(crate) struct ExecAdoption {
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) target: OwnedTarget,
+    pub(crate) container: ContainerDir,
+    pub(crate) process: ProcessId,
+    pub(crate) inside: Option<i32>,
+    pub(crate) pipes: PipeIds,
+    pub(crate) stdio: StdioPlan,
+    pub(crate) place: Place,
+    pub(crate) host: Arc<HostFacts>,
+    pub(crate) outputs: Outputs,
+    /// Where its output is kept.
+    pub(crate) log: (PathBuf, LogConfig),
 }
 
 /// A process that runs in a container, as a child of this one.
@@ -112,6 +169,7 @@ pub(crate) struct ExecStart {
 pub(crate) struct Executing {
     handle: Handle,
     pumps: Pumps,
+    pipes: PipeIds,
     terminal: Option<OwnedFd>,
     timed_out: Option<Duration>,
 }
@@ -120,7 +178,9 @@ pub(crate) struct Executing {
 struct Handle {
     runtime: Arc<dyn Runtime>,
     target: OwnedTarget,
-    files: ExecFiles,
+    /// Its pid inside the sandbox, where there is one.
+    inside: Option<i32>,
+    _files: ExecFiles,
     place: Place,
     host: Arc<HostFacts>,
     process: Claim,
@@ -133,11 +193,16 @@ impl Executing {
     /// # Errors
     /// [`StartError`]; nothing of it is left in the container.
     pub(crate) async fn start(start: ExecStart) -> Result<Self, StartError> {
-        let ExecStart { runtime, target, files, terminal, stdio, place, host } = start;
+        let ExecStart { runtime, target, files, terminal, mut stdio, place, host, outputs } = start;
         let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
         let _window = reaper.open_window();
         let (theirs, ours) =
             pipes(stdio.stdin.is_some() && !terminal).map_err(supervision("no pipes for its streams"))?;
+        let (theirs, pipes) = if outputs.outlasts {
+            outlast(theirs, stdio.input.is_some()).map_err(supervision("no pipes for its streams"))?
+        } else {
+            (theirs, PipeIds::default())
+        };
         let console = if terminal {
             Some(ConsoleSocket::bind(&files.console).map_err(supervision("no socket for its terminal"))?)
         } else {
@@ -156,9 +221,12 @@ impl Executing {
             let program = runtime.config().binary.clone();
             StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
         })?;
-        let mut handle = Handle { runtime, target, files, place, host, process, sent: vec![] };
-        match attach(ours, stdio, master) {
-            Ok((terminal, pumps)) => Ok(Self { handle, pumps, terminal, timed_out: None }),
+        let inside = files.inside().filter(|_| place.sandboxed);
+        let mut handle =
+            Handle { runtime, target, inside, _files: files, place, host, process, sent: vec![] };
+        let input = stdio.input.take();
+        match attach(ours, stdio, master, &outputs, input) {
+            Ok((terminal, pumps)) => Ok(Self { handle, pumps, pipes, terminal, timed_out: None }),
             Err(error) => {
                 // Nobody would see it end.
                 if let Err(left) = handle.kill_tree(AskedBy::Kill).await {
@@ -169,9 +237,59 @@ impl Executing {
         }
     }
 
+    /// Takes one over whose supervisor has died. `None` where its process has gone.
+    ///
+    /// # Errors
+    /// [`StartError`]; the process is left as it is.
+    pub(crate) fn adopt(adoption: ExecAdoption) -> Result<Option<Self>, StartError> {
+        let ExecAdoption {
+            runtime,
+            target,
+            container,
+            process,
+            inside,
+            pipes,
+            stdio,
+            place,
+            host,
+            outputs,
+            log,
+        } = adoption;
+        let Some(claim) = Held::watch(&process, &host.boot_id) else { return Ok(None) };
+        let ours = find_pipes(pipes, &pids_of(&process, &place, &host));
+        if let Some(journal) = &outputs.journal {
+            let (folder, config) = log;
+            skip_what_is_logged(&ours, journal, &folder, Some(config)).map_err(supervision("no pipe"))?;
+        }
+        let handle = Handle {
+            runtime,
+            target,
+            inside,
+            _files: ExecFiles::new(&container),
+            place,
+            host,
+            process: claim,
+            sent: vec![],
+        };
+        let mut stdio = stdio;
+        let input = stdio.input.take();
+        let (terminal, pumps) = attach(ours, stdio, None, &outputs, input)?;
+        Ok(Some(Self { handle, pumps, pipes, terminal, timed_out: None }))
+    }
+
     /// The pid on the host that stands for it: its own under runc, a helper's under gVisor.
     pub(crate) fn pid(&self) -> i32 {
         self.handle.process.pid
+    }
+
+    /// Its pid inside the sandbox, where there is one.
+    pub(crate) fn inside(&self) -> Option<i32> {
+        self.handle.inside
+    }
+
+    /// Its pipes, where they outlast this process.
+    pub(crate) fn pipes(&self) -> PipeIds {
+        self.pipes
     }
 
     /// The other side of its terminal.
@@ -208,17 +326,23 @@ impl Executing {
         };
         self.pumps.container_ended();
         self.pumps.finished().await;
-        let (cause, _, evidence) = decide(&self.death(end));
-        ExecEnd { cause, evidence, stdio: self.pumps.report() }
+        let (cause, asked_by, evidence) = match end {
+            Some(end) => decide(&self.death(end)),
+            None => {
+                (Cause::RuntimeLost { failure: unseen(&format!("process {}", self.pid())) }, None, vec![])
+            }
+        };
+        ExecEnd { cause, asked_by, evidence, stdio: self.pumps.report() }
     }
 
-    async fn ended(&mut self) -> ProcessEnd {
-        let end = (&mut self.handle.process.end)
-            .await
-            .expect("the reaper's thread lives as long as the process and answers every watch");
+    /// `None` is an end that nobody saw, of a process that is not our child.
+    async fn ended(&mut self) -> Option<ProcessEnd> {
+        let end = (&mut self.handle.process.end).await.ok();
         // Put back, so that a cancelled wait can be repeated.
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let _ = sender.send(end);
+        if let Some(end) = end {
+            let _ = sender.send(end);
+        }
         self.handle.process.end = receiver;
         end
     }
@@ -245,7 +369,7 @@ impl Handle {
     async fn signal(&mut self, signal: Signal, by: AskedBy) -> Result<(), Failure> {
         let Some(handle) = &self.process.pidfd else { return Ok(()) };
         self.sent.push(SentSignal { signal, by, at: Timestamp::now() });
-        let result = match self.inside() {
+        let result = match self.inside {
             Some(pid) => self.kill_inside(pid, signal).await,
             None => handle.signal(signal).map_err(|error| failure(signal, &error)),
         };
@@ -257,30 +381,29 @@ impl Handle {
         self.runtime.kill(self.target.target(), signal, scope).await.map_err(|error| Failure::of(&error))
     }
 
-    /// Its pid inside the sandbox, where there is one.
-    fn inside(&self) -> Option<i32> {
-        let pid = std::fs::read_to_string(&self.files.internal_pid).ok()?;
-        pid.trim().parse().ok().filter(|_| self.place.sandboxed)
-    }
-
     async fn kill_tree(&mut self, by: AskedBy) -> Result<(), Failure> {
-        match self.inside() {
-            Some(root) => {
-                let processes = self.runtime.ps(self.target.target()).await.unwrap_or_default();
-                let pairs: Vec<_> = processes.iter().map(|process| (process.pid, process.ppid)).collect();
-                for pid in tree::below(root, &pairs) {
-                    // It may have ended meanwhile, and the root is the one that counts.
-                    let _ = self.kill_inside(pid, Signal::KILL).await;
-                }
+        let Some(root) = self.inside else {
+            if let (Some(_), Some(cgroup)) = (&self.process.pidfd, &self.place.cgroup) {
+                tree::kill(self.process.pid, &self.host.cgroups, cgroup);
             }
-            None => {
-                if let (Some(_), Some(cgroup)) = (&self.process.pidfd, &self.place.cgroup) {
-                    tree::kill(self.process.pid, &self.host.cgroups, cgroup);
-                }
-            }
+            return self.signal(Signal::KILL, by).await;
+        };
+        let processes = self.runtime.ps(self.target.target()).await.unwrap_or_default();
+        let pairs: Vec<_> = processes.iter().map(|process| (process.pid, process.ppid)).collect();
+        // The root first: it must not go on when its children have gone.
+        let killed = self.signal(Signal::KILL, by).await;
+        for pid in tree::below(root, &pairs) {
+            // It may have ended meanwhile, and the root is the one that counts.
+            let _ = self.kill_inside(pid, Signal::KILL).await;
         }
-        self.signal(Signal::KILL, by).await
+        killed
     }
+}
+
+/// Processes that may have the pipes: under gVisor it is the sandbox.
+fn pids_of(process: &ProcessId, place: &Place, host: &HostFacts) -> Vec<i32> {
+    let others = place.cgroup.as_ref().map(|cgroup| processes_in(&host.cgroups, cgroup));
+    std::iter::once(process.pid).chain(others.into_iter().flatten()).collect()
 }
 
 /// Takes the ends of a process's streams that are ours into use.
@@ -288,12 +411,16 @@ fn attach(
     ours: OurEnds,
     stdio: StdioPlan,
     master: Option<OwnedFd>,
+    outputs: &Outputs,
+    input: Option<OwnedFd>,
 ) -> Result<(Option<OwnedFd>, Pumps), StartError> {
     fault::reached("exec.made")?;
     let terminal =
         master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
-    let pumps = Pumps::start(ours, stdio, master, &Outputs::default())
-        .map_err(supervision("no threads for its streams"))?;
+    let copy = terminal.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"))?;
+    outputs.hub.connect(input, copy);
+    let pumps =
+        Pumps::start(ours, stdio, master, outputs).map_err(supervision("no threads for its streams"))?;
     Ok((terminal, pumps))
 }
 

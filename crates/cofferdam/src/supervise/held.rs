@@ -25,7 +25,8 @@ impl Held {
         Self::hold(record.process.as_ref()?, boot_id)
     }
 
-    fn hold(named: &ProcessId, boot_id: &str) -> Option<Self> {
+    /// Holds a process; `None` when the kernel does not know it any more.
+    pub(crate) fn hold(named: &ProcessId, boot_id: &str) -> Option<Self> {
         let process = PidFd::open(named.pid).ok()?;
         // After opening: from here on the handle means this process, so this is the moment to compare.
         named.is_known(boot_id).then_some(Self { pid: named.pid, start_time: named.start_time, process })

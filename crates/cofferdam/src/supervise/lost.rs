@@ -2,7 +2,7 @@
 
 use crate::error::{Code, Failure};
 use crate::lifecycle::Status;
-use crate::state::Record;
+use crate::state::{Record, SessionRecord};
 
 /// Why nobody can tell how a container ended: its supervisor had died.
 pub(crate) fn lost(record: &Record) -> Failure {
@@ -17,9 +17,16 @@ pub(crate) fn lost(record: &Record) -> Failure {
     failure(what)
 }
 
-/// Why nobody can tell how an adopted container ended: the kernel did not say.
-pub(super) fn unseen(record: &Record) -> Failure {
-    let name = record.title();
+/// Why nobody can tell how a session ended: its supervisor had died.
+pub(crate) fn lost_session(record: &SessionRecord) -> Failure {
+    let supervisor = record.supervisor.pid;
+    failure(format!(
+        "its supervisor (pid {supervisor}) ended without a report of it, so nobody can tell how it ended"
+    ))
+}
+
+/// Why nobody can tell how an adopted container, or a process in one, ended: the kernel did not say.
+pub(super) fn unseen(name: &str) -> Failure {
     failure(format!(
         "the supervisor of {name} had been killed, and the kernel does not tell its successor how it ended"
     ))

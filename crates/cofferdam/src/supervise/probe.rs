@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::exec::{ExecFiles, ExecLimit, ExecStart, Executing, Place};
 use super::probing::no_answer;
-use super::stdio::StdioPlan;
+use super::stdio::{Outputs, StdioPlan};
 use super::supervisor::Supervisor;
 use super::target::OwnedTarget;
 use crate::bundle::read_config;
@@ -98,6 +98,7 @@ impl Prober {
             stdio,
             place: self.place.clone(),
             host: Arc::clone(&self.host),
+            outputs: Outputs::default(),
         };
         let at = Instant::now() + limit;
         let mut executing = Executing::start(start).await.map_err(|error| Failure::of(&error).to_string())?;

@@ -206,6 +206,7 @@ pub(crate) fn forget(state: &StateDir, container: &ContainerDir, record: &Record
     {
         errors.push(Failure::of(&error));
     }
+    state.remove_sessions_of(&container.id);
     if let Err(error) = state.remove_container(container) {
         errors.push(Failure::of(&error));
     }

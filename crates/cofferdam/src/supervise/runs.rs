@@ -190,7 +190,7 @@ impl Supervisor {
 
     /// What is known of the last run.
     pub(super) fn take_last_report(&mut self) -> ExitReport {
-        let failure = || Cause::RuntimeLost { failure: unseen(&self.record) };
+        let failure = || Cause::RuntimeLost { failure: unseen(&self.record.title()) };
         match self.last_report.take() {
             Some(report) => report,
             None => self.report(failure()),

@@ -109,7 +109,7 @@ pub(crate) struct Pumps {
 }
 
 /// Where output goes that has no descriptor of the caller's, and how.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) log: Option<Arc<SharedLog>>,
     pub(crate) journal: Option<Arc<Journal>>,

@@ -1,43 +1,28 @@
 //! What a container's streams have beside its pipes: ends that outlast the supervisor, a journal, a log.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
 
 use super::control::{Command, Request};
 use super::error::{StartError, supervision};
-use super::peek::{Journal, outlasting};
+use super::peek::{Journal, Peek, outlasting};
 use super::sink::SharedLog;
+use super::stdio::OurEnds;
 use super::supervisor::Supervisor;
 use crate::exit::AskedBy;
-use crate::logs::LogWriter;
+use crate::logs::{LogConfig, LogWriter, Stream, logged_at};
 use crate::runtime::ContainerStdio;
+use crate::state::PipeIds;
 
 impl Supervisor {
     /// Whether the container's pipes are to outlast this process.
     pub(super) const fn is_outlasted(&self) -> bool {
         self.unattended && !self.record.terminal
-    }
-
-    /// Gives a container in the background ends of its pipes that outlast this process, and writes down which they are.
-    pub(super) fn outlast(
-        &mut self,
-        ends: ContainerStdio,
-        interactive: bool,
-    ) -> Result<ContainerStdio, StartError> {
-        let inode = |end: &OwnedFd| rustix::fs::fstat(end).map(|stat| stat.st_ino).ok();
-        let reopened = |end: OwnedFd, id: &mut Option<u64>| {
-            *id = inode(&end);
-            outlasting(&end).map_err(supervision("no pipes for its streams"))
-        };
-        let ids = &mut self.record.pipes;
-        Ok(ContainerStdio {
-            // The end of a file has to come through; callers never close their side.
-            stdin: if interactive { reopened(ends.stdin, &mut ids.stdin)? } else { ends.stdin },
-            stdout: reopened(ends.stdout, &mut ids.stdout)?,
-            stderr: reopened(ends.stderr, &mut ids.stderr)?,
-        })
     }
 
     /// The journal of output that is under way into a log, which is kept where the container outlasts its supervisor.
@@ -66,4 +51,54 @@ impl Supervisor {
         };
         Ok(Some(SharedLog::new(writer, config.on_full, Box::new(stop))))
     }
+}
+
+/// Gives a process in the background ends of its pipes that outlast this one, and says which they are.
+pub(super) fn outlast(ends: ContainerStdio, interactive: bool) -> std::io::Result<(ContainerStdio, PipeIds)> {
+    let mut ids = PipeIds::default();
+    let reopened = |end: OwnedFd, id: &mut Option<u64>| {
+        *id = rustix::fs::fstat(&end).map(|stat| stat.st_ino).ok();
+        outlasting(&end)
+    };
+    let ends = ContainerStdio {
+        // The end of a file has to come through; callers never close their side.
+        stdin: if interactive { reopened(ends.stdin, &mut ids.stdin)? } else { ends.stdin },
+        stdout: reopened(ends.stdout, &mut ids.stdout)?,
+        stderr: reopened(ends.stderr, &mut ids.stderr)?,
+    };
+    Ok((ends, ids))
+}
+
+/// Our ends of pipes, reopened where one of these processes still has them.
+pub(super) fn find_pipes(ids: PipeIds, pids: &[i32]) -> OurEnds {
+    let open = |inode: Option<u64>, writes: bool| {
+        let path = pids.iter().find_map(|pid| descriptor_of(*pid, inode?))?;
+        let mut options = std::fs::OpenOptions::new();
+        options.read(!writes).write(writes).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        options.open(path).ok().map(OwnedFd::from)
+    };
+    OurEnds { stdin: open(ids.stdin, true), stdout: open(ids.stdout, false), stderr: open(ids.stderr, false) }
+}
+
+/// The path of a process's descriptor of a pipe.
+fn descriptor_of(pid: i32, inode: u64) -> Option<PathBuf> {
+    let name = format!("pipe:[{inode}]");
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    paths.find(|path| std::fs::read_link(path).is_ok_and(|to| to.as_os_str() == name.as_str()))
+}
+
+/// Takes out of the pipes what a dead predecessor had logged and not taken.
+pub(super) fn skip_what_is_logged(
+    ours: &OurEnds,
+    journal: &Arc<Journal>,
+    folder: &Path,
+    log: Option<LogConfig>,
+) -> std::io::Result<()> {
+    for (end, stream) in [(&ours.stdout, Stream::Stdout), (&ours.stderr, Stream::Stderr)] {
+        let Some(end) = end else { continue };
+        let peek = Peek::new(Arc::clone(journal), stream)?;
+        peek.go_on(end, |time| log.map_or(0, |log| logged_at(folder, log.format, stream, time)));
+    }
+    Ok(())
 }

@@ -24,6 +24,7 @@ use super::limits::TimeLimits;
 use super::probing::Probing;
 use super::remains::{Remains, clear_away, forget};
 use super::stdio::{Outputs, Pumps, StdioPlan, pipes};
+use super::streams::outlast;
 use super::target::OwnedTarget;
 use crate::error::Failure;
 use crate::event::Happening;
@@ -209,7 +210,14 @@ impl Supervisor {
         let (theirs, ours) =
             pipes(stdio.stdin.is_some() && !terminal).map_err(supervision("no pipes for its streams"))?;
         let journal = self.open_journal()?;
-        let theirs = if self.is_outlasted() { self.outlast(theirs, stdio.input.is_some())? } else { theirs };
+        let theirs = if self.is_outlasted() {
+            let outlasting = outlast(theirs, stdio.input.is_some());
+            let (theirs, ids) = outlasting.map_err(supervision("no pipes for its streams"))?;
+            self.record.pipes = ids;
+            theirs
+        } else {
+            theirs
+        };
         let console = if terminal {
             let socket = ConsoleSocket::bind(&self.container.console_socket());
             Some(socket.map_err(supervision("no socket for its terminal"))?)

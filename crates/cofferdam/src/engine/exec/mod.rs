@@ -7,13 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 pub use error::ExecError;
 
-use super::Engine;
+use super::{Engine, View};
 use crate::bundle::{BundleError, CONFIG_FILE};
 use crate::error::Failure;
 use crate::event::Happening;
@@ -27,10 +28,10 @@ use crate::state::Record;
 use crate::supervise::control::hold;
 pub use crate::supervise::exec::ExecEnd;
 use crate::supervise::exec::{ExecFiles, ExecLimit, ExecStart, Executing, Place};
-use crate::supervise::stdio::StdioPlan;
+use crate::supervise::stdio::{Outputs, StdioPlan};
 
 /// A process that a caller wants in a container.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     /// The command and its arguments.
     pub args: Vec<String>,
@@ -43,6 +44,7 @@ pub struct ExecRequest {
     /// A terminal.
     pub terminal: bool,
     /// How long it may run.
+    #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub timeout: Option<Duration>,
 }
 
@@ -69,7 +71,33 @@ impl Engine {
         request: ExecRequest,
         stdio: StdioPlan,
     ) -> Result<RunningExec, ExecError> {
-        check(&request)?;
+        let (view, call, hold) = self.prepare_exec(text, &request, stdio, Outputs::default()).await?;
+        let executing = Executing::start(call).await?;
+        let limit = request.limit();
+        self.tell_exec(&view.record, request.args, executing.pid());
+        Ok(RunningExec {
+            executing,
+            _hold: hold,
+            teller: self.clone(),
+            record: view.record,
+            is_told: false,
+            limit,
+        })
+    }
+
+    pub(super) fn tell_exec(&self, record: &Record, args: Vec<String>, pid: i32) {
+        self.tell(record, Happening::Exec { command: shortened(args), pid });
+    }
+
+    /// Checks what is to be executed, and writes it down for the runtime.
+    pub(super) async fn prepare_exec(
+        &self,
+        text: &str,
+        request: &ExecRequest,
+        stdio: StdioPlan,
+        outputs: Outputs,
+    ) -> Result<(View, ExecStart, Option<UnixStream>), ExecError> {
+        check(request)?;
         let (view, runtime, target) = self.live(text, Verb::Exec).await?;
         let rootfs = &view.record.rootfs;
         let user = match &request.user {
@@ -82,7 +110,7 @@ impl Engine {
             None => None,
         };
         let mut config = crate::bundle::read_config(&view.container.bundle())?;
-        let process = process_of(&config, &request, user).ok_or_else(|| BundleError::NoObject {
+        let process = process_of(&config, request, user).ok_or_else(|| BundleError::NoObject {
             path: view.container.bundle().join(CONFIG_FILE),
             what: "no process",
         })?;
@@ -90,31 +118,25 @@ impl Engine {
         self.check_command(rootfs, &config)?;
         let files = ExecFiles::new(&view.container);
         files.write(&process)?;
-        let place = Place::of(&view.record);
         let hold = hold(&view.container).await;
-        let call = ExecStart {
+        let start = ExecStart {
             runtime,
             target,
             files,
             terminal: request.terminal,
             stdio,
-            place,
+            place: Place::of(&view.record),
             host: Arc::clone(&self.host),
+            outputs,
         };
-        let executing = Executing::start(call).await?;
-        let limit = request
-            .timeout
-            .and_then(|limit| Some(ExecLimit { at: Instant::now().checked_add(limit)?, limit }));
-        let command = shortened(request.args);
-        self.tell(&view.record, Happening::Exec { command, pid: executing.pid() });
-        Ok(RunningExec {
-            executing,
-            _hold: hold,
-            teller: self.clone(),
-            record: view.record,
-            is_told: false,
-            limit,
-        })
+        Ok((view, start, hold))
+    }
+}
+
+impl ExecRequest {
+    /// Its time limit, from now on. One that is too far away to be told never comes.
+    pub(super) fn limit(&self) -> Option<ExecLimit> {
+        self.timeout.and_then(|limit| Some(ExecLimit { at: Instant::now().checked_add(limit)?, limit }))
     }
 }
 
