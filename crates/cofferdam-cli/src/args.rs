@@ -87,6 +87,9 @@ pub(crate) struct LaunchArgs {
     /// code 124
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
     pub(crate) idle_timeout: Option<Duration>,
+    /// How long the report of a container with --rm is kept after its end; 0 is not at all [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Ending")]
+    pub(crate) keep_report: Option<Duration>,
     /// Start it again after its end, with growing pauses: no, on-failure[:TIMES], always, unless-stopped [default: no]
     #[arg(long, value_name = "POLICY", help_heading = "Ending")]
     pub(crate) restart: Option<String>,
@@ -274,6 +277,7 @@ impl LaunchArgs {
         request.ttl_ms = self.ttl.map(millis);
         request.idle_ms = self.idle_timeout.map(millis);
         request.health = self.health.request()?;
+        request.keep_report_ms = self.keep_report.map(millis);
         request.restart.clone_from(&self.restart);
         request.stop_signal.clone_from(&self.stop_signal);
         request.grace_ms = self.stop_timeout.map(millis);

@@ -55,6 +55,12 @@ pub(crate) enum Command {
     Create(Box<CreateArgs>),
     /// Let the process of created containers run
     Start {
+        /// Take part in its streams, and end with its exit code
+        #[arg(short, long)]
+        attach: bool,
+        /// Take part in its streams and pass standard input on
+        #[arg(short, long)]
+        interactive: bool,
         #[command(flatten)]
         containers: Containers,
     },

@@ -1,11 +1,9 @@
 //! What every command begins with: the state directory and its engine.
 
-use std::path::PathBuf;
-
 use cofferdam::engine::{Engine, MonitorProgram};
-use cofferdam::launch::LaunchError;
-use cofferdam::state::DEFAULT_STATE_DIR;
+use cofferdam::state::default_state_dir;
 
+use crate::args::refuse;
 use crate::cli::Global;
 use crate::output::CliError;
 
@@ -17,12 +15,12 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn open(global: &Global) -> Result<Self, CliError> {
-        let path = global.state_dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
-        let uid = rustix::process::geteuid().as_raw();
-        if uid != 0 && global.state_dir.is_none() {
-            // Else the error would be about a directory that is not the cause.
-            return Err(LaunchError::NotRoot(uid).into());
-        }
+        let Some(path) = global.state_dir.clone().or_else(default_state_dir) else {
+            return Err(refuse(
+                "--state-dir",
+                "XDG_RUNTIME_DIR is not set, where that of a user who is not root lies: set it, or give a directory",
+            ));
+        };
         let program = std::env::current_exe().map_err(|error| CliError::internal("own binary", &error))?;
         let monitor = MonitorProgram { program, args: vec!["monitor".into()] };
         Ok(Self { engine: Engine::open(&path)?.with_monitor(monitor) })

@@ -20,6 +20,11 @@ pub(crate) enum Typed {
 }
 
 impl DetachKeys {
+    /// Ctrl-P Ctrl-Q: docker's.
+    pub(crate) fn usual() -> Self {
+        Self { keys: vec![0x10, 0x11], ..Self::none() }
+    }
+
     /// No keys.
     pub(crate) fn none() -> Self {
         Self { keys: vec![], typed: 0 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use cofferdam::engine::EngineError;
+use cofferdam::engine::{EngineError, View};
 use cofferdam::exit::{AskedBy, ExitReport};
 use cofferdam::logs::Stream;
 use cofferdam::signal::Signal;
@@ -11,6 +11,7 @@ use cofferdam::supervise::{Attached, AttachedInput, AttachedOutput};
 use tokio::sync::mpsc;
 
 use super::run::conclude;
+use crate::args::refuse;
 use crate::cli::AttachArgs;
 use crate::context::Context;
 use crate::detach_keys::{DetachKeys, Typed};
@@ -21,11 +22,28 @@ use crate::terminal::{RawMode, own_size, stdin_is_terminal};
 /// What a caller reads at once, in bytes: a frame holds it.
 const INPUT_BYTES: usize = 16 << 10;
 
+/// `start --attach`: attached before it is started, so that nothing of its output is missed.
+pub(super) async fn start(context: &Context, names: &[String], input: bool) -> Result<u8, CliError> {
+    let [name] = names else {
+        return Err(refuse("--attach", "one container at a time"));
+    };
+    let (view, attached) = context.engine.attach(name, input).await?;
+    context.engine.start(view.container.id.as_str()).await?;
+    let detach_keys = DetachKeys::usual();
+    let attachment = Attachment { name, attached, no_stdin: !input, detach_keys, proxies: true };
+    to_the_end(context, &view, attachment).await
+}
+
 pub(super) async fn attach(context: &Context, args: AttachArgs) -> Result<u8, CliError> {
     let (view, attached) = context.engine.attach(&args.container, !args.no_stdin).await?;
-    let (engine, id) = (&context.engine, view.container.id.to_string());
     let (no_stdin, detach_keys, proxies) = (args.no_stdin, args.detach_keys, !args.no_sig_proxy);
     let attachment = Attachment { name: &args.container, attached, no_stdin, detach_keys, proxies };
+    to_the_end(context, &view, attachment).await
+}
+
+/// Takes part in a container's streams until it has ended or the caller detaches.
+async fn to_the_end(context: &Context, view: &View, attachment: Attachment<'_>) -> Result<u8, CliError> {
+    let (engine, id) = (&context.engine, view.container.id.to_string());
     let pass_on = async |signal| engine.kill_by(&id, signal, false, AskedBy::Forwarded).await;
     let report = match take_part(attachment, pass_on).await? {
         None => return Ok(0),

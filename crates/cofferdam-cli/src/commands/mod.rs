@@ -41,7 +41,10 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         Command::Run(args) => run::run(&context, *args).await,
         Command::Create(args) => create::create(&context, *args).await,
-        Command::Start { containers } => {
+        Command::Start { attach, interactive, containers } if attach || interactive => {
+            attach::start(&context, &containers.containers, interactive).await
+        }
+        Command::Start { containers, .. } => {
             each(&containers.containers, async |name| Ok(engine.start(name).await?)).await
         }
         Command::Wait(args) => wait::wait(&context, args).await,

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
-use cofferdam_testkit::lab::{Finished, Lab, Running, eventually, new_command};
+use cofferdam_testkit::lab::{Finished, Lab, Running, eventually, finish, new_command};
 use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::Choice;
 use rustix::process::Signal;
@@ -13,6 +13,7 @@ use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
     case("attach::input_and_output_and_code", input_and_output_and_code),
+    case("attach::a_start_can_be_attached", a_start_can_be_attached).only(is_one_of_each),
     case("attach::several_at_once_see_the_same", several_at_once_see_the_same),
     case("attach::a_caller_who_does_not_read", a_caller_who_does_not_read).only(is_one_of_each),
     case("attach::signals_are_passed_on_unless_they_are_not", signals_are_passed_on),
@@ -64,6 +65,22 @@ fn input_and_output_and_code(lab: &Lab) {
     assert!(first.text().ends_with("got one\ngot end"), "{first:?}");
     assert_eq!((second.text().as_str(), second.stderr.as_str()), ("got end", "err end\n"));
     assert_eq!(lab.report(&id)["cause"]["code"], 9);
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn a_start_can_be_attached(lab: &Lab) {
+    let script = "echo first; while read line; do echo got $line; [ $line = end ] && exit 6; done";
+    let args = lab.launch_args("create", &["--interactive"], &["sh", "-c", script]);
+    let id = finish(lab.command(args)).expect_code(0).text();
+    let mut command = lab.command(["start", "--attach", "--interactive", id.as_str()]);
+    command.stdin(Stdio::piped());
+    let mut caller = Running::start(command);
+    caller.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
+    let done = caller.finish().expect_code(6);
+    assert_eq!(done.text(), "first\ngot end");
+    drop(lab.cofferdam(&["start", "--attach", &id]).expect_error("E0501"));
+    drop(lab.cofferdam(&["start", "--attach", &id, &id]).expect_error("E0101"));
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
 }

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     case("endings::a_read_only_state_directory", a_read_only_state_directory)
         .only(|choice| *choice == Choice::Runc),
     case("endings::a_state_directory_that_was_full_before", full_before).only(is_one_of_each),
+    case("endings::a_report_is_kept_for_a_while", a_report_is_kept_for_a_while),
     case("endings::a_pause_on_a_full_disk", a_pause_on_a_full_disk).only(is_one_of_each),
     case("endings::a_supervisor_that_is_stopped", a_supervisor_that_is_stopped).only(is_one_of_each),
     case("endings::a_reader_that_never_reads", a_reader_that_never_reads).only(is_one_of_each),
@@ -169,6 +170,26 @@ fn a_read_only_state_directory(lab: &Lab) {
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
     drop(disk);
+}
+
+fn a_report_is_kept_for_a_while(lab: &Lab) {
+    let id = lab.run_detached(&["--rm", "--name", "kept"], &["sh", "-c", "exit 7"]);
+    eventually("it is forgotten", || !lab.state().join("containers").join(&id).exists());
+    assert_eq!(lab.cofferdam(&["ps", "--all", "--quiet", "--own"]).text(), "");
+    for name in ["kept", &id, &id[..12]] {
+        assert_eq!(lab.cofferdam(&["wait", name]).expect_code(0).text(), "7");
+        assert_eq!(lab.inspect(name)["state"]["status"], "removed");
+        assert_eq!(lab.report(name)["cause"], json!({ "kind": "exited", "code": 7 }));
+    }
+    // Its name is free, and the newest is meant.
+    drop(lab.run(&["--rm", "--name", "kept"], &["sh", "-c", "exit 8"]).expect_code(8));
+    assert_eq!(lab.cofferdam(&["wait", "kept"]).expect_code(0).text(), "8");
+    for time in ["0", "100ms"] {
+        let short = lab.run_detached(&["--rm", "--keep-report", time], &["true"]);
+        eventually("its time is over", || lab.cofferdam(&["wait", &short]).code == Some(125));
+        drop(lab.cofferdam(&["inspect", &short]).expect_error("E0103"));
+    }
+    lab.expect_clean();
 }
 
 fn a_pause_on_a_full_disk(lab: &Lab) {

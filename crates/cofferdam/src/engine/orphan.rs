@@ -98,7 +98,9 @@ impl Engine {
         let changed = !left.is_empty();
         report.cleanup.extend(left);
         if record.remove && record.cleared {
-            forget(&self.state, container, record, &mut report.cleanup);
+            let mut left = vec![];
+            forget(&self.state, container, record, Some(report), &mut left);
+            report.cleanup.extend(left);
             self.tell(record, Happening::Remove);
             return Ok(());
         }

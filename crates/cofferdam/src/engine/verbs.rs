@@ -171,7 +171,14 @@ impl Engine {
         until: Until,
         limit: Option<Duration>,
     ) -> Result<Option<ExitReport>, EngineError> {
-        let view = self.find(text).await?;
+        let view = match self.find(text).await {
+            Err(EngineError::State(StateError::NoSuchContainer(_)))
+                if self.state.kept_report(text).is_some() =>
+            {
+                return Ok(self.state.kept_report(text));
+            }
+            view => view?,
+        };
         let title = view.title();
         let waiting = async {
             match self.ask(view, &Request::Wait { until }).await? {

@@ -338,6 +338,7 @@ impl Launcher {
             health_check: plan.health.clone(),
             health: None,
             remove: plan.remove,
+            keep_report: plan.keep_report,
             log: plan.log,
             background: self.background.clone(),
             pipes: PipeIds::default(),

@@ -39,6 +39,9 @@ const CPU_QUOTA_FLOOR_US: u64 = 1_000;
 /// Time between the stop signal and SIGKILL unless the caller says otherwise: docker's default.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
+/// How long the report of a container is kept that is forgotten after its end.
+pub const DEFAULT_KEEP_REPORT: Duration = Duration::from_secs(600);
+
 /// Where a container comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -115,6 +118,9 @@ pub struct LaunchRequest {
     pub grace_ms: Option<u64>,
     /// Forget the container once its end has been reported.
     pub remove: bool,
+    /// How long its report is kept then, in milliseconds; ten minutes without it.
+    #[serde(default)]
+    pub keep_report_ms: Option<u64>,
     /// Start it again after its end: `no`, `on-failure[:TIMES]`, `always`, `unless-stopped`. In the background only.
     #[serde(default)]
     pub restart: Option<String>,
@@ -167,6 +173,7 @@ impl LaunchRequest {
             stop_signal: None,
             grace_ms: None,
             remove: false,
+            keep_report_ms: None,
             restart: None,
             health: None,
             log: None,
@@ -221,6 +228,8 @@ pub struct ContainerPlan {
     pub stopping: Stopping,
     /// Forget it after its end.
     pub remove: bool,
+    /// How long its report is kept then.
+    pub keep_report: Duration,
     /// Whether it is started again.
     pub restart: RestartPolicy,
     /// How it is asked whether it is well.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::parse::parse_size;
 use super::{
-    ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE, HealthCheck,
-    LaunchRequest, Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest, NetworkMode, Refused, RestartPolicy,
-    Source, Stopping, Ulimit, UnknownPolicy, UserSpec,
+    ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE,
+    DEFAULT_KEEP_REPORT, HealthCheck, LaunchRequest, Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest,
+    NetworkMode, Refused, RestartPolicy, Source, Stopping, Ulimit, UnknownPolicy, UserSpec,
 };
 use crate::id::{ContainerId, InvalidId, quote};
 use crate::logs::{LogConfig, OnFull, UnknownFormat};
@@ -56,6 +56,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         terminal: request.terminal,
         oci_seccomp: request.oci_seccomp,
         cgroup_parent: request.cgroup_parent.map(check_cgroup_parent).transpose()?,
+        keep_report: request.keep_report_ms.map_or(DEFAULT_KEEP_REPORT, Duration::from_millis),
         remove: request.remove,
     })
 }

@@ -15,6 +15,7 @@
 //!     journal                how much output is on its way into the log
 //!   sessions/ID/             one folder a session, with the same files
 //!   names/NAME -> ID         exclusive: a name has one container
+//!   reports/ID.SECONDS.json  how containers ended that are forgotten already, for a while
 //!   events/                  what happened to all of them, in one order
 //!   logs/ID/                 what the container wrote; of the default state directory in /var/log/cofferdam
 //!   runtime/NAME/            state roots of the runtimes
@@ -30,6 +31,7 @@ mod file;
 mod lock;
 mod names;
 mod record;
+mod reports;
 mod session;
 
 use std::io;
@@ -204,7 +206,7 @@ impl StateDir {
         if metadata.mode() & 0o077 != 0 {
             return Err(unusable(format!("others may enter it (mode {:04o})", metadata.mode() & 0o7777)));
         }
-        for part in ["containers", "sessions", "names", "runtime", "cache", "events"] {
+        for part in ["containers", "sessions", "names", "runtime", "cache", "events", "reports"] {
             make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;
         }
         Ok(Self { path: path.to_owned() })
@@ -360,6 +362,17 @@ impl StateDir {
         let path = self.path.join("containers").join(".lock");
         lock::FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
     }
+}
+
+/// The state directory of this user unless another is asked for: `/run/cofferdam` for root, for others `cofferdam` in
+/// `XDG_RUNTIME_DIR`. `None` where that is not set.
+#[must_use]
+pub fn default_state_dir() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from(DEFAULT_STATE_DIR));
+    }
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    runtime.filter(|path| path.is_absolute()).map(|path| path.join("cofferdam"))
 }
 
 /// Checks the path of a runtime's state root, which ends in the name of a binary.

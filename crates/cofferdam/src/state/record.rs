@@ -118,6 +118,9 @@ pub struct Record {
     pub health: Option<Health>,
     /// Whether it is forgotten once its end has been reported.
     pub remove: bool,
+    /// How long its report is kept then.
+    #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::required")]
+    pub keep_report: Duration,
     /// How its output is kept, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogConfig>,

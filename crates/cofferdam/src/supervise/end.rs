@@ -163,7 +163,9 @@ impl Supervisor {
         self.record.cleared = left.is_empty();
         report.cleanup.extend(left);
         if self.record.remove && self.record.cleared {
-            forget(&self.state, &self.container, &self.record, &mut report.cleanup);
+            let mut left = vec![];
+            forget(&self.state, &self.container, &self.record, Some(report), &mut left);
+            report.cleanup.extend(left);
             self.tell(Happening::Remove);
             return;
         }

@@ -10,7 +10,7 @@ use super::target::OwnedTarget;
 use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
 use crate::cgroup::{CgroupPath, ContainerCgroup, MemoryCounters, Usage, read_usage, remove_leftovers};
 use crate::error::{Code, Failure};
-use crate::exit::{Death, Evidence, NotInLog, format_duration};
+use crate::exit::{Death, Evidence, ExitReport, NotInLog, format_duration};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
@@ -199,8 +199,20 @@ pub(crate) fn remove_state_leftovers(root: &Path, id: &ContainerId) -> io::Resul
     result
 }
 
-/// Takes the folder and the name away: the container is forgotten.
-pub(crate) fn forget(state: &StateDir, container: &ContainerDir, record: &Record, errors: &mut Vec<Failure>) {
+/// Takes the folder and the name away: the container is forgotten. Its report is kept for a while, if there is one.
+pub(crate) fn forget(
+    state: &StateDir,
+    container: &ContainerDir,
+    record: &Record,
+    report: Option<&ExitReport>,
+    errors: &mut Vec<Failure>,
+) {
+    if let Some(report) = report.filter(|_| record.remove && !record.keep_report.is_zero())
+        && let Err(error) = state.keep_report(report, record.keep_report)
+    {
+        // Whoever waits has it all the same.
+        tracing::warn!(error = %Failure::of(&error), "the report could not be kept");
+    }
     if let Some(name) = &record.name
         && let Err(error) = state.release_name(name, &container.id)
     {

@@ -355,7 +355,7 @@ impl Supervisor {
     async fn unmake(&self, cause: &StartError) {
         self.take_back(cause).await;
         let mut errors = vec![];
-        forget(&self.state, &self.container, &self.record, &mut errors);
+        forget(&self.state, &self.container, &self.record, None, &mut errors);
         self.log_leftovers(errors);
     }
 
