@@ -144,6 +144,15 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         format: DoctorFormat,
     },
+    /// Find what killed processes of cofferdam have left behind, and take it away
+    Gc {
+        /// Show it only
+        #[arg(long)]
+        dry_run: bool,
+        /// table or json
+        #[arg(long, value_name = "FORMAT", default_value = "table", hide_possible_values = true)]
+        format: GcFormat,
+    },
     /// Explain an error code, such as E0115
     Explain {
         /// The code; without one, all are listed
@@ -329,6 +338,13 @@ pub(crate) struct WaitArgs {
     pub(crate) format: Option<String>,
     #[command(flatten)]
     pub(crate) containers: Containers,
+}
+
+/// How `gc` prints what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GcFormat {
+    Table,
+    Json,
 }
 
 /// What `wait` waits for.

@@ -17,6 +17,7 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, Cl
     (request.remove, request.log) = (args.rm, Some(args.log.request()?));
     request.terminal = args.tty;
     let config = args.launch.runtime.config(context)?;
+    context.engine.sweep_at_times().await;
     if args.interactive && args.streams.stdin.is_some() {
         return Err(refuse("--interactive", "its input comes from --stdin already"));
     }

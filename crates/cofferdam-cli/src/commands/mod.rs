@@ -6,6 +6,7 @@ mod doctor;
 mod events;
 mod exec;
 mod explain;
+mod gc;
 mod info;
 mod inspect;
 mod limits;
@@ -75,6 +76,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Capabilities { runtimes, format } => {
             info::capabilities(&context, &runtimes, format.as_deref()).await
         }
+        Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
         Command::Doctor { format } => doctor::doctor(&context, format).await,
         Command::Explain { .. } | Command::Completion { .. } | Command::Monitor => Ok(0),
     }

@@ -26,6 +26,9 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
         request.log = Some(args.log.request()?);
     }
     let config = args.launch.runtime.config(context)?;
+    if !args.dry_run {
+        context.engine.sweep_at_times().await;
+    }
     if args.detach && !args.dry_run {
         if args.interactive && args.streams.stdin.is_some() {
             return Err(refuse("--interactive", "its input comes from --stdin already"));

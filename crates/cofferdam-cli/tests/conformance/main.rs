@@ -13,6 +13,7 @@ mod endings;
 mod events;
 mod exit;
 mod faults;
+mod gc;
 mod health;
 mod inputs;
 mod launch_options;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         network::CASES,
         restarts::CASES,
         health::CASES,
+        gc::CASES,
         sessions::CASES,
         inputs::CASES,
         listing::CASES,

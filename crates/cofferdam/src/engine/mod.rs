@@ -7,6 +7,7 @@
 mod attach;
 mod events;
 mod exec;
+mod gc;
 mod handover;
 mod inventory;
 mod logs;
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 
 pub use events::{EventStream, EventsFrom};
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
+pub use gc::{Leftover, LeftoverKind};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use logs::ContainerLog;
 pub use monitor::{DetachRequest, MonitorError, MonitorProgram, MonitorReply, serve_monitor};

@@ -154,7 +154,7 @@ impl Engine {
     }
 
     /// Takes away what one state root may have of such a container.
-    async fn discard_from(
+    pub(super) async fn discard_from(
         &self,
         container: &ContainerDir,
         cgroup: &CgroupPath,

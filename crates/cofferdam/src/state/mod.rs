@@ -235,12 +235,16 @@ impl StateDir {
     /// The default state directory is in memory, where logs would take what they grow to: theirs are on disk.
     #[must_use]
     pub fn logs_of(&self, id: &ContainerId) -> PathBuf {
-        let logs = if self.path == Path::new(DEFAULT_STATE_DIR) {
+        self.logs().join(id.as_str())
+    }
+
+    /// Where the logs of all of them are.
+    pub(crate) fn logs(&self) -> PathBuf {
+        if self.path == Path::new(DEFAULT_STATE_DIR) {
             PathBuf::from(DEFAULT_LOG_DIR)
         } else {
             self.path.join("logs")
-        };
-        logs.join(id.as_str())
+        }
     }
 
     /// The folder of a container, whether it is there or not.

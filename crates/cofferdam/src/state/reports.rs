@@ -52,10 +52,16 @@ impl StateDir {
 
     /// Removes those whose time is over; gives their files.
     pub(crate) fn sweep_reports(&self) -> Vec<PathBuf> {
-        let now = Timestamp::now().as_second();
-        let over = self.kept_reports().filter(|kept| kept.until <= now);
+        let mut over = self.expired_reports();
         // Another process may have been faster.
-        over.filter(|kept| std::fs::remove_file(&kept.path).is_ok()).map(|kept| kept.path).collect()
+        over.retain(|path| std::fs::remove_file(path).is_ok());
+        over
+    }
+
+    /// The files of those whose time is over.
+    pub(crate) fn expired_reports(&self) -> Vec<PathBuf> {
+        let now = Timestamp::now().as_second();
+        self.kept_reports().filter(|kept| kept.until <= now).map(|kept| kept.path).collect()
     }
 
     fn sweep_reports_at_times(&self) {

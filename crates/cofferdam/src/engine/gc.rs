@@ -1,0 +1,237 @@
+//! What processes of ours have left behind that were killed, found and taken away.
+//!
+//! Invariant: nothing is touched that is not proven to be ours, and nothing of a living container. What lies in the state
+//! directory is ours; what a runtime or the kernel has is ours if the runtime has it in a root of our own, under an id
+//! that no folder has: the folder is made before the runtime is called, and goes after what the runtime has.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Engine, EngineError};
+use crate::cgroup::CgroupPath;
+use crate::error::Failure;
+use crate::id::{ContainerId, ContainerName, ID_LENGTH};
+use crate::lifecycle::Status;
+use crate::state::{ContainerDir, lock_is_free};
+
+/// How often containers are looked through before one is made.
+const SWEEP_PAUSE: Duration = Duration::from_secs(60);
+
+/// Something that was left behind.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Leftover {
+    /// What it is.
+    pub kind: LeftoverKind,
+    /// Which: an id, a name, a path.
+    pub what: String,
+    /// How it is known to be one.
+    pub why: String,
+    /// Whether it has been taken care of.
+    pub done: bool,
+    /// Why it could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// What can be left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeftoverKind {
+    /// A container without a supervisor: it gets one, or a report.
+    Container,
+    /// A session of `exec --detach` without one.
+    Session,
+    /// A folder whose container or session was never completed, or is half removed.
+    Folder,
+    /// What a runtime has of a container that has no folder: its state, its processes, its cgroup.
+    Runtime,
+    /// A name of no container.
+    Name,
+    /// What a container wrote that is forgotten.
+    Log,
+    /// A report whose time is over.
+    Report,
+}
+
+impl LeftoverKind {
+    /// A word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Session => "session",
+            Self::Folder => "folder",
+            Self::Runtime => "runtime",
+            Self::Name => "name",
+            Self::Log => "log",
+            Self::Report => "report",
+        }
+    }
+}
+
+impl Engine {
+    /// Finds what killed processes have left behind, and takes it away unless it is only to be shown.
+    ///
+    /// Several may run at once, and beside everything else.
+    ///
+    /// # Errors
+    /// [`EngineError::State`] when the state directory cannot be read.
+    pub async fn collect_garbage(&self, only_show: bool) -> Result<Vec<Leftover>, EngineError> {
+        let mut found = Vec::new();
+        self.collect_folders(only_show, &mut found).await?;
+        self.collect_from_runtimes(only_show, &mut found).await;
+        self.collect_names(only_show, &mut found);
+        self.collect_logs(only_show, &mut found);
+        let reports = if only_show { self.state.expired_reports() } else { self.state.sweep_reports() };
+        let report =
+            |path: PathBuf| leftover(LeftoverKind::Report, show(&path), "its time is over", !only_show);
+        found.extend(reports.into_iter().map(report));
+        if !only_show {
+            self.state.sweep_trash();
+            self.sweep_stale_locks();
+        }
+        Ok(found)
+    }
+
+    /// Before a container is made, and not too often: gives those a supervisor, or a report, that have lost theirs.
+    pub async fn sweep_at_times(&self) {
+        let stamp = self.state.path().join(".swept");
+        let swept = std::fs::metadata(&stamp).and_then(|metadata| metadata.modified());
+        let is_recent = swept.is_ok_and(|swept| swept.elapsed().is_ok_and(|since| since < SWEEP_PAUSE));
+        // A state directory that cannot be written to is told of by the launch.
+        if !is_recent && std::fs::write(&stamp, "").is_ok() {
+            let mut found = Vec::new();
+            if let Err(error) = self.collect_folders(false, &mut found).await {
+                tracing::warn!(error = %Failure::of(&error), "the state directory could not be looked through");
+            }
+        }
+    }
+
+    async fn collect_folders(&self, only_show: bool, found: &mut Vec<Leftover>) -> Result<(), EngineError> {
+        for container in self.state.containers()? {
+            let Some((kind, why)) = without_supervisor(&container) else { continue };
+            let mut item = leftover(kind, container.id.to_string(), why, false);
+            if !only_show {
+                item.take(self.view(container).await.map(|_| ()));
+            }
+            found.push(item);
+        }
+        for session in self.state.sessions()? {
+            let is_left =
+                matches!(lock_is_free(&session), Ok(true)) && matches!(session.read_report(), Ok(None));
+            if !is_left {
+                continue;
+            }
+            let why = "its supervisor has died";
+            let mut item = leftover(LeftoverKind::Session, session.id.to_string(), why, false);
+            if !only_show {
+                item.take(self.session(session.id.as_str()).await.map(|_| ()));
+            }
+            found.push(item);
+        }
+        Ok(())
+    }
+
+    async fn collect_from_runtimes(&self, only_show: bool, found: &mut Vec<Leftover>) {
+        for (name, root) in self.own_roots() {
+            let entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+            let ids = entries.filter_map(|entry| id_in(&entry.file_name().to_string_lossy()));
+            let orphans = ids.filter(|id| !self.state.container(id).path().exists());
+            for id in orphans.collect::<BTreeSet<_>>() {
+                let why = format!("{name} has it in {}, and there is no record of it", root.display());
+                let mut item = leftover(LeftoverKind::Runtime, id.to_string(), why, false);
+                if !only_show {
+                    let container = self.state.container(&id);
+                    let cgroups = crate::cgroup::find(&self.host.cgroups, &id);
+                    let cgroup =
+                        cgroups.first().cloned().unwrap_or_else(|| CgroupPath::of_container(&id, None));
+                    item.take(self.discard_from(&container, &cgroup, name.clone(), root.clone()).await);
+                    if let Err(error) = crate::cgroup::remove_leftovers(&self.host.cgroups, &cgroup) {
+                        tracing::warn!(%error, "a cgroup is left of a container without a record");
+                    }
+                }
+                found.push(item);
+            }
+        }
+    }
+
+    fn collect_names(&self, only_show: bool, found: &mut Vec<Leftover>) {
+        let names = self.state.path().join("names");
+        for entry in std::fs::read_dir(names).into_iter().flatten().flatten() {
+            let (Ok(to), Some(name)) =
+                (std::fs::read_link(entry.path()), entry.file_name().to_str().map(str::to_owned))
+            else {
+                continue;
+            };
+            let Some(id) = to.to_str().and_then(|id| id.parse::<ContainerId>().ok()) else { continue };
+            if self.state.container(&id).path().exists() {
+                continue;
+            }
+            let why = format!("its container {} is gone", id.short());
+            let mut item = leftover(LeftoverKind::Name, name.clone(), why, false);
+            if !only_show && let Ok(name) = name.parse::<ContainerName>() {
+                item.take(self.state.release_name(&name, &id).map_err(EngineError::from));
+            }
+            found.push(item);
+        }
+    }
+
+    fn collect_logs(&self, only_show: bool, found: &mut Vec<Leftover>) {
+        let logs = self.state.logs();
+        for entry in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+            let Some(id) = id_in(&entry.file_name().to_string_lossy()) else { continue };
+            if self.state.container(&id).path().exists() || self.state.session(&id).path().exists() {
+                continue;
+            }
+            let why = "its container, or session, is gone";
+            let mut item = leftover(LeftoverKind::Log, show(&entry.path()), why, false);
+            if !only_show {
+                item.take(
+                    std::fs::remove_dir_all(entry.path()).map_err(|source| EngineError::Kernel {
+                        what: "the log could not be removed",
+                        source,
+                    }),
+                );
+            }
+            found.push(item);
+        }
+    }
+}
+
+impl Leftover {
+    fn take(&mut self, result: Result<(), EngineError>) {
+        self.done = result.is_ok();
+        self.failure = result.err().map(|error| Failure::of(&error));
+    }
+}
+
+fn leftover(kind: LeftoverKind, what: String, why: impl Into<String>, done: bool) -> Leftover {
+    Leftover { kind, what, why: why.into(), done, failure: None }
+}
+
+/// What a container without a living supervisor lacks; `None` when it lacks nothing.
+fn without_supervisor(container: &ContainerDir) -> Option<(LeftoverKind, &'static str)> {
+    if !matches!(lock_is_free(container), Ok(true)) {
+        return None;
+    }
+    match (container.read_record().ok()?, container.read_report().ok()?) {
+        (None, _) => Some((LeftoverKind::Folder, "its maker died before it had written its record")),
+        (Some(_), None) => Some((LeftoverKind::Container, "its supervisor has died")),
+        (Some(record), Some(_)) if record.status != Status::Stopped => {
+            Some((LeftoverKind::Container, "its supervisor died in its clean-up"))
+        }
+        (Some(_), Some(_)) => None,
+    }
+}
+
+/// The id that the name of a file begins with: `ID`, `ID.lock`, `ID_sandbox:ID.state`.
+fn id_in(name: &str) -> Option<ContainerId> {
+    name.get(..ID_LENGTH)?.parse().ok()
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
