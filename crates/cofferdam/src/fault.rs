@@ -65,7 +65,8 @@ pub const STEPS: [&str; 11] = [
 ];
 
 /// Steps that a container passes only when somebody asks for them, or when its supervisor has died.
-pub const OTHER_STEPS: [&str; 9] = [
+pub const OTHER_STEPS: [&str; 10] = [
+    "runtime.called",
     "restart.reported",
     "restart.cleared",
     "start.called",
@@ -95,6 +96,12 @@ pub(crate) fn reached(step: &'static str) -> Result<(), Fault> {
             // Nothing may be unmade on the way out, as when the process is killed from outside.
             let own = rustix::process::getpid();
             let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        }
+        if action.as_deref() == Some("stop") {
+            // For whoever wants to kill another process at just this step. It goes on when it is continued.
+            let own = rustix::process::getpid();
+            let _ = rustix::process::kill_process(own, rustix::process::Signal::STOP);
+            return Ok(());
         }
         Err(Fault(step))
     });

@@ -8,6 +8,7 @@
 mod adoption;
 mod attach;
 mod bulk;
+mod crashes;
 mod deaths;
 mod endings;
 mod events;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         inputs::CASES,
         listing::CASES,
         deaths::CASES,
+        crashes::CASES,
         adoption::CASES,
         endings::CASES,
         logs::CASES,

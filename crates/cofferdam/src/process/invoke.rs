@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::Reaper;
 use crate::exit::ProcessEnd;
+use crate::fault::passed;
 use crate::sys::PidFd;
 
 /// How much of a program's standard output is kept, in bytes: the list of thousands of containers.
@@ -117,6 +118,7 @@ pub(crate) async fn run(invocation: Invocation<'_>) -> Result<Completed, InvokeE
     // The parent's copies of the child's ends of the pipes live in the command.
     drop(command);
     let mut guard = KillOnDrop { reaper, pid: i32::try_from(child.id()).ok() };
+    passed("runtime.called");
     let outcome = tokio::time::timeout(limit, &mut end).await;
     let Ok(Ok(end)) = outcome else {
         drop(guard);
