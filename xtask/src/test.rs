@@ -7,13 +7,14 @@ use xshell::{Shell, cmd};
 use crate::{packages, runtimes, step};
 
 /// Programs that the tests use, with Debian's packages of them.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 7] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
     ("script", "bsdutils"),
     ("catatonit", "catatonit"),
+    ("faketime", "faketime"),
 ];
 
 #[derive(Debug, Args)]

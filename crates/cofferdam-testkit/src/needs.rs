@@ -25,6 +25,8 @@ pub enum Need {
     ScriptCommand,
     /// A static init for containers.
     Catatonit,
+    /// The command `faketime` and its library, to set a process's clock.
+    Faketime,
 }
 
 /// A need that CI's machine cannot meet.
@@ -64,6 +66,7 @@ impl Need {
             Self::PureCgroupV2 => Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
             Self::ScriptCommand => in_path("script"),
             Self::Catatonit => in_path("catatonit"),
+            Self::Faketime => in_path("faketime"),
         }
     }
 
@@ -117,6 +120,7 @@ impl fmt::Display for Need {
             Self::PureCgroupV2 => f.write_str("pure cgroup v2"),
             Self::ScriptCommand => f.write_str("bsdutils"),
             Self::Catatonit => f.write_str("catatonit"),
+            Self::Faketime => f.write_str("faketime"),
         }
     }
 }

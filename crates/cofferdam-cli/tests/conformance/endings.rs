@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use cofferdam_testkit::lab::{Lab, eventually, finish, new_command};
+use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use serde_json::{Value, json};
 
@@ -19,6 +20,10 @@ pub(crate) const CASES: &[Case] = &[
     case("endings::a_read_only_state_directory", a_read_only_state_directory)
         .only(|choice| *choice == Choice::Runc),
     case("endings::a_state_directory_that_was_full_before", full_before).only(is_one_of_each),
+    case("endings::a_clock_that_jumps", a_clock_that_jumps).only(is_one_of_each).needs(&[Need::Faketime]),
+    // gVisor itself does not start with so few.
+    case("endings::a_supervisor_without_descriptors", a_supervisor_without_descriptors)
+        .only(|choice| *choice == Choice::Runc),
     case("endings::a_report_is_kept_for_a_while", a_report_is_kept_for_a_while),
     case("endings::a_pause_on_a_full_disk", a_pause_on_a_full_disk).only(is_one_of_each),
     case("endings::a_supervisor_that_is_stopped", a_supervisor_that_is_stopped).only(is_one_of_each),
@@ -170,6 +175,70 @@ fn a_read_only_state_directory(lab: &Lab) {
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
     drop(disk);
+}
+
+/// The library by which a process sees another time.
+fn faketime() -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib").unwrap().flatten();
+    let libraries = folders.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
+    libraries.into_iter().find(|path| path.exists()).expect("the package libfaketime is installed")
+}
+
+fn a_clock_that_jumps(lab: &Lab) {
+    let time = lab.path().join("time");
+    std::fs::write(&time, "+0").unwrap();
+    let script = format!("i=0; {}", "i=$((i+1)); echo $i; ".repeat(3)) + &until_told("c");
+    let started = |options: &[&str], script: &str| {
+        let mut command = lab.command(lab.launch_args("run", options, &["sh", "-c", script]));
+        command.env("LD_PRELOAD", faketime()).env("FAKETIME_TIMESTAMP_FILE", &time);
+        // What jumps is the clock on the wall.
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        finish(command).expect_code(0).text()
+    };
+    let id = started(&["--detach", "--name", "c", "--timeout", "1h", "--ttl", "1h"], &script);
+    let limited = started(&["--detach", "--timeout", "1s", "--stop-timeout", "0"], "sleep 1000");
+    for jump in ["-1d", "+10d", "-5d"] {
+        std::fs::write(&time, jump).unwrap();
+        assert_eq!(lab.inspect(&id)["state"]["status"], "running", "{jump}");
+    }
+    // A limit is a length of time, whatever the clock says.
+    assert_eq!(lab.cofferdam(&["wait", &limited]).text(), "124");
+    eventually("it listens", || lab.rootfs.join("data/c").exists());
+    tell(lab, "c");
+    assert_eq!(lab.report(&id)["cause"]["code"], 7);
+    assert_eq!(lab.cofferdam(&["logs", &id]).text(), "1\n2\n3");
+    drop(lab.cofferdam(&["rm", &id, &limited]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn a_supervisor_without_descriptors(lab: &Lab) {
+    // As many as its launch takes, and few more.
+    let script = format!("echo up; {}", until_told("c"));
+    let args = lab.launch_args("run", &["--detach", "--name", "c"], &["sh", "-c", &script]);
+    let words: Vec<String> = args.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+    let program = lab.command::<&str>([]).get_program().to_string_lossy().into_owned();
+    let mut command = new_command("sh");
+    command.args(["-c", &format!("ulimit -n 48; exec '{program}' {}", words.join(" "))]);
+    for (key, value) in lab.command::<&str>([]).get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    let id = finish(command).expect_code(0).text();
+    let socket = lab.state().join("containers").join(&id).join("control.sock");
+    // They are let in until none is left, and the others wait.
+    let callers: Vec<_> = (0..64).map(|_| UnixStream::connect(&socket).unwrap()).collect();
+    eventually("it goes on", || lab.cofferdam(&["logs", &id]).text() == "up");
+    drop(callers);
+    // It answers again.
+    eventually("it listens", || lab.rootfs.join("data/c").exists());
+    let answered = || lab.cofferdam(&["kill", "-s", "WINCH", &id]).code == Some(0);
+    eventually("it answers again", answered);
+    tell(lab, "c");
+    assert_eq!(lab.report(&id)["cause"]["code"], 7);
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
 }
 
 fn a_report_is_kept_for_a_while(lab: &Lab) {
