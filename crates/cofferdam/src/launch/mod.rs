@@ -34,7 +34,7 @@ use crate::error::{Code, Failure};
 use crate::exit::ExitReport;
 use crate::fault;
 use crate::host::HostFacts;
-use crate::id::ContainerId;
+use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::network::check_namespace;
 use crate::process::{Reaper, Seat};
@@ -51,6 +51,8 @@ use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
 use crate::supervise::{Launching, Mode, Started, Supervisor, supervision};
 
+/// How many names are tried for a container that is not given one: of a hundred thousand, few are taken.
+const NAME_ATTEMPTS: usize = 10;
 /// Requests that may wait for a supervisor at once.
 const COMMAND_QUEUE: usize = 64;
 
@@ -285,9 +287,7 @@ impl Launcher {
         match filled {
             Ok(record) => Ok((container, lock, record)),
             Err(error) => {
-                if let Some(name) = &plan.name
-                    && let Err(left) = self.state.release_name(name, &plan.id)
-                {
+                if let Err(left) = self.state.release_all_names(&plan.id) {
                     tracing::error!(error = %Failure::of(&left), "the name is left");
                 }
                 if let Err(left) = self.state.remove_container(&container) {
@@ -298,12 +298,23 @@ impl Launcher {
         }
     }
 
+    /// A name such as docker gives, which no other container has. One that is not found is not missed.
+    fn find_name(&self, id: &ContainerId) -> Option<ContainerName> {
+        let names =
+            (0..NAME_ATTEMPTS).filter_map(|_| petname::petname(2, "_")?.parse::<ContainerName>().ok());
+        names.into_iter().find(|name| self.state.claim_name(name, id).is_ok())
+    }
+
     fn fill(&self, container: &ContainerDir, prepared: &Prepared) -> Result<Record, LaunchError> {
         fault::reached("launch.folder")?;
         let Prepared { plan, spec, rootfs } = prepared;
-        if let Some(name) = &plan.name {
-            self.state.claim_name(name, &plan.id)?;
-        }
+        let name = match &plan.name {
+            Some(name) => {
+                self.state.claim_name(name, &plan.id)?;
+                Some(name.clone())
+            }
+            None => self.find_name(&plan.id),
+        };
         fault::reached("launch.name")?;
         bundle::write(&container.bundle(), spec)?;
         fault::reached("launch.bundle")?;
@@ -313,7 +324,7 @@ impl Launcher {
         let record = Record {
             version: RECORD_VERSION,
             id: plan.id.clone(),
-            name: plan.name.clone(),
+            name,
             status: Status::Creating,
             runtime: self.runtime.config().clone(),
             flags: spec.flags.clone(),
