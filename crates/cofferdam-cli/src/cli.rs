@@ -259,7 +259,7 @@ pub(crate) struct StreamArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Log of a container in the background")]
 pub(crate) struct LogArgs {
-    /// Format of the log: cri, json-file, or none [default: cri]
+    /// Format of the log: cri, json-file; or journald, or none [default: cri]
     #[arg(long, value_name = "DRIVER")]
     pub(crate) log_driver: Option<String>,
     /// max-size=16m: size of a file; max-file=4: how many are kept; on-full=drop, block or stop

@@ -1,9 +1,9 @@
 //! What every command begins with: the state directory and its engine.
 
 use cofferdam::engine::{Engine, MonitorProgram};
+use cofferdam::launch::LaunchError;
 use cofferdam::state::default_state_dir;
 
-use crate::args::refuse;
 use crate::cli::Global;
 use crate::output::CliError;
 
@@ -16,10 +16,8 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn open(global: &Global) -> Result<Self, CliError> {
         let Some(path) = global.state_dir.clone().or_else(default_state_dir) else {
-            return Err(refuse(
-                "--state-dir",
-                "XDG_RUNTIME_DIR is not set, where that of a user who is not root lies: set it, or give a directory",
-            ));
+            // There is no session of a user's either: the error must not be about a directory that is not the cause.
+            return Err(LaunchError::NotRoot(rustix::process::geteuid().as_raw()).into());
         };
         let program = std::env::current_exe().map_err(|error| CliError::internal("own binary", &error))?;
         let monitor = MonitorProgram { program, args: vec!["monitor".into()] };

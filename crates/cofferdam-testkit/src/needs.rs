@@ -27,6 +27,8 @@ pub enum Need {
     Catatonit,
     /// The command `faketime` and its library, to set a process's clock.
     Faketime,
+    /// systemd-journald and journalctl.
+    Journald,
 }
 
 /// A need that CI's machine cannot meet.
@@ -67,6 +69,7 @@ impl Need {
             Self::ScriptCommand => in_path("script"),
             Self::Catatonit => in_path("catatonit"),
             Self::Faketime => in_path("faketime"),
+            Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
         }
     }
 
@@ -121,6 +124,7 @@ impl fmt::Display for Need {
             Self::ScriptCommand => f.write_str("bsdutils"),
             Self::Catatonit => f.write_str("catatonit"),
             Self::Faketime => f.write_str("faketime"),
+            Self::Journald => f.write_str("systemd"),
         }
     }
 }

@@ -134,6 +134,8 @@ codes! {
     CleanupFailed = "E0506", Internal;
     /// The container's output is not kept.
     NoLog = "E0507", Conflict;
+    /// journald does not listen.
+    JournaldUnreachable = "E0508", Unavailable;
     /// The state directory cannot be used.
     StateDirectory = "E0601", Unavailable;
     /// A record in the state directory is damaged.

@@ -243,6 +243,16 @@ fn users_who_may_not(lab: &Lab) {
     command.env_remove("COFFERDAM_STATE_DIR").uid(65534).gid(65534);
     let done = finish(command).expect_code(125).expect_error("E0118");
     assert!(done.stderr.contains("sudo"), "{}", done.stderr);
+    // Who has a runtime directory can look at what there is: a state directory of his own, with nothing in it.
+    let own = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+    std::os::unix::fs::chown(own.path(), Some(65534), Some(65534)).unwrap();
+    for (args, code) in [(vec!["ps", "--own", "--quiet"], 0), (vec!["run", "--rootfs", "/", "true"], 125)] {
+        let mut command = lab.command(&args);
+        command.env_remove("COFFERDAM_STATE_DIR").env("XDG_RUNTIME_DIR", own.path()).uid(65534).gid(65534);
+        let done = finish(command).expect_code(code);
+        assert!(code == 0 || done.stderr.contains("E0118"), "{args:?}: {}", done.stderr);
+    }
+    assert!(own.path().join("cofferdam/containers").is_dir());
 }
 
 fn hooks_that_fail(lab: &Lab) {

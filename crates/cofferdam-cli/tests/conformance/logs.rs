@@ -1,10 +1,13 @@
 //! Logs: every line once and in order, byte for byte, also from a full disk on, and read while they are written.
 
 use std::io::Write;
+use std::os::unix::net::UnixDatagram;
 
-use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::lab::{Lab, Running, eventually, finish, new_command};
+use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::endings::SmallDisk;
 use crate::{Case, case};
@@ -14,6 +17,9 @@ pub(crate) const CASES: &[Case] = &[
     case("logs::bytes_stay_what_they_are", bytes_stay_what_they_are),
     case("logs::who_follows_sees_all_of_it", who_follows_sees_all_of_it),
     case("logs::files_are_bounded", files_are_bounded).only(is_one_of_each),
+    case("logs::journald_gets_every_byte", journald_gets_every_byte)
+        .only(is_one_of_each)
+        .needs(&[Need::Journald]),
     case("logs::what_is_not_kept_is_said_to_be", what_is_not_kept_is_said_to_be).only(is_one_of_each),
     case("logs::a_full_disk_leaves_a_counted_gap", a_full_disk_leaves_a_counted_gap).only(is_one_of_each),
     case("logs::a_full_disk_can_hold_the_container_up", a_full_disk_can_hold_it_up).only(is_one_of_each),
@@ -112,12 +118,112 @@ fn files_are_bounded(lab: &Lab) {
     lab.expect_clean();
 }
 
+/// A systemd-journald of its own, which ends with the test.
+struct Journald {
+    namespace: String,
+    process: Running,
+}
+
+impl Journald {
+    fn start(lab: &Lab) -> Self {
+        let namespace = lab.path().file_name().unwrap().to_string_lossy().into_owned();
+        let mut journald = Self { process: Self::spawn(&namespace), namespace };
+        journald.until_it_listens();
+        journald
+    }
+
+    fn spawn(namespace: &str) -> Running {
+        let mut command = new_command("/lib/systemd/systemd-journald");
+        command.arg(namespace);
+        Running::start(command)
+    }
+
+    fn until_it_listens(&mut self) {
+        let socket = format!("/run/systemd/journal.{}/socket", self.namespace);
+        eventually("journald listens", || UnixDatagram::unbound().unwrap().connect(&socket).is_ok());
+    }
+
+    fn end(&mut self) {
+        self.process.signal(Signal::KILL);
+        drop(self.process.child.wait());
+    }
+
+    /// The entries of a container: priority, message, whether the line goes on.
+    fn entries(&self, id: &str) -> Vec<(String, Value, bool)> {
+        let mut command = new_command("journalctl");
+        let namespace = format!("--namespace={}", self.namespace);
+        command.args([&namespace, "--output=json", "--all", &format!("CONTAINER_ID_FULL={id}")]);
+        let text = finish(command).expect_code(0).text();
+        let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        entries
+            .map(|mut entry| {
+                let priority = entry["PRIORITY"].as_str().unwrap().to_owned();
+                (priority, entry["MESSAGE"].take(), entry["CONTAINER_PARTIAL_MESSAGE"] == "true")
+            })
+            .collect()
+    }
+}
+
+impl Drop for Journald {
+    fn drop(&mut self) {
+        if matches!(self.process.child.try_wait(), Ok(None)) {
+            self.end();
+        }
+        // Of this namespace alone.
+        let _ = std::fs::remove_dir_all(format!("/run/systemd/journal.{}", self.namespace));
+        for folder in ["/var/log/journal", "/run/log/journal"] {
+            let ours = |name: &str| name.ends_with(&format!(".{}", self.namespace));
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                if entry.file_name().to_str().is_some_and(ours) {
+                    let _ = std::fs::remove_dir_all(entry.path());
+                }
+            }
+        }
+    }
+}
+
+fn journald_gets_every_byte(lab: &Lab) {
+    let mut journald = Journald::start(lab);
+    let namespace = format!("journal-namespace={}", journald.namespace);
+    let options = ["--log-driver", "journald", "--log-opt", &namespace];
+    let script = "trap 'echo again; exit 3' USR1; echo out; echo err >&2; printf 'a\\377b\\nno end'; \
+                  while :; do sleep 0.05; done";
+    let id = lab.run_detached(&options, &["sh", "-c", script]);
+    eventually("it has come", || journald.entries(&id).len() >= 4);
+    let mut entries = journald.entries(&id);
+    entries.sort_by_key(|(priority, ..)| priority.clone());
+    assert_eq!(entries[0], ("3".into(), json!("err"), false));
+    assert_eq!(entries[1], ("6".into(), json!("out"), false));
+    assert_eq!(entries[2], ("6".into(), json!([97, 255, 98]), false));
+    assert_eq!(entries[3], ("6".into(), json!("no end"), true));
+    let refused = lab.cofferdam(&["logs", &id]).expect_error("E0507");
+    assert!(refused.stderr.contains(&format!("CONTAINER_ID_FULL={id}")), "{}", refused.stderr);
+    // The container goes on without it, and what is missing is said.
+    journald.end();
+    drop(lab.cofferdam(&["kill", "-s", "USR1", &id]).expect_code(0));
+    let report = lab.report(&id);
+    assert_eq!(report["cause"]["code"], 3, "{report:#}");
+    assert_eq!(report["stdio"]["dropped_bytes"], 6, "{report:#}");
+    journald.process = Journald::spawn(&journald.namespace);
+    journald.until_it_listens();
+    let quick = lab.run_detached(&options, &["echo", "x"]);
+    assert_eq!(lab.cofferdam(&["wait", &quick]).text(), "0");
+    eventually("a new one gets it", || journald.entries(&quick) == [("6".into(), json!("x"), false)]);
+    drop(journald);
+    let args = lab.launch_args("run", &[&["--detach"], &options[..]].concat(), &["true"]);
+    drop(finish(lab.command(args)).expect_error("E0508"));
+    drop(lab.cofferdam(&["rm", &id, &quick]).expect_code(0));
+    lab.expect_clean();
+}
+
 fn what_is_not_kept_is_said_to_be(lab: &Lab) {
     let id = lab.run_detached(&["--log-driver", "none"], &["echo", "x"]);
     drop(lab.cofferdam(&["logs", &id]).expect_error("E0507"));
     drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     for options in [
         &["--log-driver", "syslog"][..],
+        &["--log-driver", "journald", "--log-opt", "max-size=1m"],
+        &["--log-driver", "journald", "--log-opt", "journal-namespace=../x"],
         &["--log-opt", "max-size=1"],
         &["--log-opt", "max-file=0"],
         &["--log-opt", "on-full=explode"],

@@ -37,6 +37,10 @@ impl Engine {
     /// [`EngineError::NoLog`] of a container whose output is not kept.
     pub async fn logs(&self, text: &str, limits: ReadLimits) -> Result<ContainerLog, EngineError> {
         let view = self.find(text).await?;
+        if let Some(journald) = &view.record.journald {
+            let (container, id) = (view.title(), view.container.id.clone());
+            return Err(EngineError::InJournald { container, id, namespace: journald.namespace.clone() });
+        }
         let Some(config) = view.record.log else { return Err(EngineError::NoLog(view.title())) };
         let folder = self.state.logs_of(&view.container.id);
         // Before the first look, so that nothing that comes after it is missed.

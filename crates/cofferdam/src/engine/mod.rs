@@ -38,6 +38,7 @@ pub use sessions::SessionView;
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::ExitReport;
 use crate::host::HostFacts;
+use crate::id::ContainerId;
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::{Status, WrongState};
 use crate::runtime::{self, Runtime, RuntimeConfig, RuntimeError};
@@ -99,6 +100,16 @@ pub enum EngineError {
     /// Its output is not kept.
     #[error("the output of {0} is not kept")]
     NoLog(String),
+    /// Its output is in journald.
+    #[error("the output of {container} is in journald")]
+    InJournald {
+        /// The container.
+        container: String,
+        /// Its id.
+        id: ContainerId,
+        /// The namespace of that journald.
+        namespace: Option<String>,
+    },
     /// Something of a container that has ended is still there.
     #[error("something of {container} could not be taken away")]
     Leftover {
@@ -128,7 +139,7 @@ impl Diagnose for EngineError {
             Self::Refused(failure) => failure.code,
             Self::Unreachable { .. } => Code::SupervisorUnreachable,
             Self::StillRunning { .. } => Code::StillRunning,
-            Self::NoLog(_) => Code::NoLog,
+            Self::NoLog(_) | Self::InJournald { .. } => Code::NoLog,
             Self::Leftover { .. } => Code::CleanupFailed,
             Self::Kernel { .. } => Code::Internal,
         }
@@ -145,6 +156,10 @@ impl Diagnose for EngineError {
                  `cofferdam rm --force {container}` ends both"
             )),
             Self::StillRunning { .. } => Some("give it longer, or end it with SIGKILL".into()),
+            Self::InJournald { id, namespace, .. } => {
+                let namespace = namespace.iter().map(|name| format!(" --namespace={name}")).collect::<String>();
+                Some(format!("`journalctl{namespace} CONTAINER_ID_FULL={id}` prints it"))
+            }
             Self::NoLog(_) => Some(
                 "a container in the background keeps it, unless --log-driver is none or its streams go to files".into(),
             ),

@@ -150,7 +150,7 @@ impl Engine {
         } else {
             None
         };
-        Ok(Outputs { log: Some(log), journal, outlasts, hub: Arc::default() })
+        Ok(Outputs { log: Some(log), journald: None, journal, outlasts, hub: Arc::default() })
     }
 
     /// In a monitor: becomes the supervisor of a session that lives without one.

@@ -351,6 +351,7 @@ impl Launcher {
             remove: plan.remove,
             keep_report: plan.keep_report,
             log: plan.log,
+            journald: plan.journald.clone(),
             background: self.background.clone(),
             pipes: PipeIds::default(),
             clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),

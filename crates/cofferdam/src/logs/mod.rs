@@ -12,6 +12,7 @@
 mod files;
 mod format;
 mod index;
+mod journald;
 mod lines;
 mod reader;
 mod recent;
@@ -24,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use files::{begin_another, file_at, open_newest};
 pub use format::{decode, encode};
+pub use journald::JournaldConfig;
+pub(crate) use journald::JournaldWriter;
 pub(crate) use lines::LineReader;
 pub use reader::{LogReader, ReadLimits};
 pub(crate) use recent::logged_at;
@@ -95,7 +98,7 @@ pub struct LogEntry {
 
 /// A name that is not one of the formats'.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{} is not a log driver: give cri, json-file or none", crate::id::quote(.0))]
+#[error("{} is not a log driver: give cri, json-file, journald or none", crate::id::quote(.0))]
 pub struct UnknownFormat(String);
 
 impl LogFormat {

@@ -23,7 +23,7 @@ pub(crate) use validate::{check_cwd, check_env_entry, check_string};
 
 use crate::error::{Code, Diagnose};
 use crate::id::{ContainerId, ContainerName};
-use crate::logs::LogConfig;
+use crate::logs::{JournaldConfig, LogConfig};
 use crate::signal::Signal;
 
 /// The longest single argument or environment entry that Linux accepts (`MAX_ARG_STRLEN`: 32 pages).
@@ -135,9 +135,9 @@ pub struct LaunchRequest {
 /// How a caller wants a container's output to be kept, in docker's words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogRequest {
-    /// `cri`, `json-file` or `none`.
+    /// `cri`, `json-file`, `journald` or `none`.
     pub driver: String,
-    /// `max-size`, `max-file`, `on-full`.
+    /// `max-size`, `max-file`, `on-full`; of journald, `journal-namespace`.
     pub options: BTreeMap<String, String>,
 }
 
@@ -236,6 +236,8 @@ pub struct ContainerPlan {
     pub health: Option<HealthCheck>,
     /// How its output is kept.
     pub log: Option<LogConfig>,
+    /// Which journald gets it instead.
+    pub journald: Option<JournaldConfig>,
 }
 
 /// Limits that a cgroup enforces.

@@ -9,7 +9,7 @@ use super::{
     NetworkMode, Refused, RestartPolicy, Source, Stopping, Ulimit, UnknownPolicy, UserSpec,
 };
 use crate::id::{ContainerId, InvalidId, quote};
-use crate::logs::{LogConfig, OnFull, UnknownFormat};
+use crate::logs::{JournaldConfig, LogConfig, OnFull, UnknownFormat};
 use crate::signal::Signal;
 use crate::spec::capability;
 
@@ -45,6 +45,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         restart: restart(&request)?,
         health: request.health.as_ref().map(HealthCheck::parse).transpose()?,
         log: request.log.as_ref().map(log_config).transpose()?.flatten(),
+        journald: request.log.as_ref().map(journald).transpose()?.flatten(),
         source: request.source,
         args: request.args,
         env: request.env,
@@ -182,8 +183,30 @@ const LOG_FLOOR_BYTES: u64 = 64 << 10;
 /// The most files of one log.
 const LOG_FILES_LIMIT: u32 = 100;
 
+/// The driver that keeps no files of ours.
+const JOURNALD: &str = "journald";
+
+fn journald(request: &LogRequest) -> Result<Option<JournaldConfig>, Refused> {
+    if request.driver != JOURNALD {
+        return Ok(None);
+    }
+    let mut config = JournaldConfig::default();
+    for (key, value) in &request.options {
+        let wrong = |why: &str| Refused::new("--log-opt", format!("{key}={}: {why}", quote(value)));
+        let is_name = |text: &str| {
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        };
+        match key.as_str() {
+            "journal-namespace" if is_name(value) => config.namespace = Some(value.clone()),
+            "journal-namespace" => return Err(wrong("give the name of a journal namespace")),
+            _ => return Err(wrong("the one option of journald is journal-namespace")),
+        }
+    }
+    Ok(Some(config))
+}
+
 fn log_config(request: &LogRequest) -> Result<Option<LogConfig>, Refused> {
-    if request.driver == "none" {
+    if request.driver == "none" || request.driver == JOURNALD {
         return Ok(None);
     }
     let format = request.driver.parse();

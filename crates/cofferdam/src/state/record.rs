@@ -16,7 +16,7 @@ use crate::exit::{AskedBy, Cause, SentSignal};
 use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
-use crate::logs::LogConfig;
+use crate::logs::{JournaldConfig, LogConfig};
 use crate::request::{HealthCheck, Limits, NetworkMode, OnUnhealthy, Restarts, Source, StdioFiles, Stopping};
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
@@ -124,6 +124,9 @@ pub struct Record {
     /// How its output is kept, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogConfig>,
+    /// Which journald gets its output, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journald: Option<JournaldConfig>,
     /// Where its streams go when it is in the background; `None` in the foreground.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub background: Option<StdioFiles>,

@@ -81,6 +81,7 @@ impl Supervisor {
         self.limit_run();
         let ours = self.find_pipes();
         let log = self.open_log(commands)?;
+        let journald = self.open_journald()?;
         let journal = self.open_journal()?;
         if let Some(journal) = &journal {
             let folder = self.state.logs_of(&self.container.id);
@@ -90,7 +91,7 @@ impl Supervisor {
         self.become_supervisor()?;
         fault::reached("adopt.recorded")?;
         hub.connect(stdio.input.take(), None);
-        let outputs = Outputs { log, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
+        let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps =
             Pumps::start(ours, stdio, None, &outputs).map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal: None })

@@ -1,6 +1,7 @@
 //! Why a container could not be made.
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::cgroup::MemoryCounters;
 use crate::error::{Code, Diagnose};
@@ -38,6 +39,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Nobody listens for its output.
+    #[error("journald does not listen at {}", .path.display())]
+    Journald {
+        /// Its socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The record could not be written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -55,6 +65,7 @@ impl Diagnose for StartError {
             Self::Runtime(error) => error.code(),
             Self::OutOfMemory { .. } => Code::OutOfMemoryAtStart,
             Self::Supervision { .. } | Self::Fault(_) => Code::Internal,
+            Self::Journald { .. } => Code::JournaldUnreachable,
             Self::State(error) => error.code(),
             Self::Cancelled => Code::Cancelled,
         }
@@ -67,6 +78,9 @@ impl Diagnose for StartError {
                 Some("give it more: a gVisor sandbox needs about 16m for itself, so -m 64m is little".into())
             }
             Self::OutOfMemory { .. } => Some("give it more, such as -m 64m".into()),
+            Self::Journald { .. } => {
+                Some("start systemd-journald, or its namespace; or take another --log-driver".into())
+            }
             Self::State(error) => error.next_step(),
             Self::Supervision { .. } | Self::Cancelled | Self::Fault(_) => None,
         }

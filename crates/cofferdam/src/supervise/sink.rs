@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::logs::{LogWriter, OnFull, Stream, Unlogged};
+use crate::logs::{JournaldWriter, LogWriter, OnFull, Stream, Unlogged};
 
 /// The pause before a full disk is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(100);
@@ -29,6 +29,8 @@ pub(crate) enum Sink {
     Broken,
     /// Into the log.
     Log(LogSink),
+    /// To journald.
+    Journald(SharedJournald, Stream),
 }
 
 /// One stream's way into a container's log.
@@ -44,6 +46,9 @@ pub(crate) struct SharedLog {
     /// Asks the supervisor to stop the container.
     stop: Box<dyn Fn() + Send + Sync>,
 }
+
+/// The journald that both streams of a container go to.
+pub(crate) type SharedJournald = Arc<Mutex<JournaldWriter>>;
 
 /// What became of output that could not be handed on.
 #[derive(Debug)]
@@ -83,6 +88,13 @@ impl Sink {
                 }
             },
             Self::Log(log) => log.take(time, bytes, abandoned),
+            Self::Journald(journald, stream) => {
+                let mut writer = journald.lock().unwrap_or_else(PoisonError::into_inner);
+                match writer.write(*stream, bytes) {
+                    0 => Ok(()),
+                    missing => Err(Lost::Dropped(missing)),
+                }
+            }
         }
     }
 }

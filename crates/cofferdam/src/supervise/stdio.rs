@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::hub::Hub;
 use super::peek::{Journal, Peek, Source};
 pub use super::plan::{StdioPlan, StreamError};
-use super::sink::{LogSink, Lost, SharedLog, Sink};
+use super::sink::{LogSink, Lost, SharedJournald, SharedLog, Sink};
 use crate::exit::StdioReport;
 use crate::logs::Stream;
 use crate::runtime::ContainerStdio;
@@ -112,6 +112,7 @@ pub(crate) struct Pumps {
 #[derive(Debug, Default)]
 pub(crate) struct Outputs {
     pub(crate) log: Option<Arc<SharedLog>>,
+    pub(crate) journald: Option<SharedJournald>,
     pub(crate) journal: Option<Arc<Journal>>,
     /// Whether the pipes are to outlast this process: then the container does not end for its reader's sake.
     pub(crate) outlasts: bool,
@@ -127,12 +128,15 @@ impl Pumps {
         master: Option<OwnedFd>,
         outputs: &Outputs,
     ) -> io::Result<Self> {
-        let Outputs { log, journal, outlasts, hub } = outputs;
+        let Outputs { log, journald, journal, outlasts, hub } = outputs;
         let (outlasts, hub) = (*outlasts, Arc::clone(hub));
         let sink = |descriptor: Option<OwnedFd>, stream| match (descriptor, log) {
             (Some(descriptor), _) => Sink::Descriptor { descriptor, outlasts },
             (None, Some(log)) => Sink::Log(LogSink { log: Arc::clone(log), stream }),
-            (None, None) => Sink::Nowhere,
+            (None, None) => match journald {
+                Some(journald) => Sink::Journald(Arc::clone(journald), stream),
+                None => Sink::Nowhere,
+            },
         };
         let counters = Arc::<Counters>::default();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);

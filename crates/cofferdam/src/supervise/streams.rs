@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::OFlags;
 use tokio::sync::{mpsc, oneshot};
@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::control::{Command, Request};
 use super::error::{StartError, supervision};
 use super::peek::{Journal, Peek, outlasting};
-use super::sink::SharedLog;
+use super::sink::{SharedJournald, SharedLog};
 use super::stdio::OurEnds;
 use super::supervisor::Supervisor;
 use crate::exit::AskedBy;
-use crate::logs::{LogConfig, LogWriter, Stream, logged_at};
+use crate::logs::{JournaldWriter, LogConfig, LogWriter, Stream, logged_at};
 use crate::runtime::ContainerStdio;
 use crate::state::PipeIds;
 
@@ -27,12 +27,20 @@ impl Supervisor {
 
     /// The journal of output that is under way into a log, which is kept where the container outlasts its supervisor.
     pub(super) fn open_journal(&self) -> Result<Option<Arc<Journal>>, StartError> {
-        if !self.is_outlasted() || self.record.log.is_none() {
+        if !self.is_outlasted() || (self.record.log.is_none() && self.record.journald.is_none()) {
             return Ok(None);
         }
         Journal::open(&self.container.journal())
             .map(Some)
             .map_err(supervision("its journal cannot be opened"))
+    }
+
+    /// Connects to the journald that gets the container's output, if one does.
+    pub(super) fn open_journald(&self) -> Result<Option<SharedJournald>, StartError> {
+        let Some(config) = &self.record.journald else { return Ok(None) };
+        let writer = JournaldWriter::open(config.clone(), &self.record.id, self.record.name.as_ref());
+        let writer = writer.map_err(|source| StartError::Journald { path: config.socket(), source })?;
+        Ok(Some(Arc::new(Mutex::new(writer))))
     }
 
     /// Opens the container's log, if it is to have one, before there is anything to write into it.

@@ -203,6 +203,7 @@ impl Supervisor {
         hub: &Arc<Hub>,
     ) -> Result<Made, StartError> {
         let log = self.open_log(commands)?;
+        let journald = self.open_journald()?;
         // From here on the statuses of processes that we did not start are kept: the container may be dead before
         // its pid is known.
         let _window = self.reaper.open_window();
@@ -255,7 +256,7 @@ impl Supervisor {
             || master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"));
         let terminal = copy()?;
         hub.connect(stdio.input.take(), copy()?);
-        let outputs = Outputs { log, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
+        let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps =
             Pumps::start(ours, stdio, master, &outputs).map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
