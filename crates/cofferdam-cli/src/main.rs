@@ -23,7 +23,7 @@ use clap::{CommandFactory, Parser};
 use cofferdam::error::{Code, Failure};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::output::{CliError, OUR_FAILURE};
 
 fn main() -> ExitCode {
@@ -45,7 +45,11 @@ fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(commands::dispatch(cli));
+            let result = match cli.command {
+                // Without the room on the stack that all the others together take: a monitor lives long.
+                Command::Monitor => runtime.block_on(commands::monitor()),
+                _ => runtime.block_on(commands::dispatch(cli)),
+            };
             // A thread may still read our standard input, which nobody can interrupt.
             runtime.shutdown_background();
             result

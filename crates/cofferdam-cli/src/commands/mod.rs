@@ -23,6 +23,11 @@ use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::output::{CliError, OUR_FAILURE, print, print_failure};
 
+/// Is a monitor, and gives the exit code of this process.
+pub(crate) async fn monitor() -> Result<u8, CliError> {
+    Ok(cofferdam::engine::serve_monitor().await.map(|()| 0)?)
+}
+
 /// Runs a command and gives the exit code of this process.
 pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
@@ -30,10 +35,6 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Explain { code } => return explain::explain(code.as_deref()),
         Command::Completion { shell } => {
             return completion(shell);
-        }
-        Command::Monitor => {
-            cofferdam::engine::serve_monitor().await?;
-            return Ok(0);
         }
         _ => {}
     }

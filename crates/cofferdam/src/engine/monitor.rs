@@ -243,6 +243,8 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
     let _ = asker.write_all(&text).await;
     drop(asker);
     let_go_of_streams().map_err(MonitorError::Process)?;
+    drop((reply, text));
+    crate::sys::trim_heap();
     result?;
     match work {
         Some(Work::Container(container)) => {

@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod folder_watch;
+mod heap;
 mod namespace;
 mod pidfd;
 mod signal_fd;
@@ -12,6 +13,7 @@ mod wait;
 
 pub(crate) use descriptors::keep_from_children;
 pub(crate) use folder_watch::FolderWatch;
+pub(crate) use heap::trim_heap;
 pub(crate) use namespace::{NamespaceKind, namespace_kind, with_fresh_network_namespace};
 pub(crate) use pidfd::PidFd;
 pub(crate) use signal_fd::send_signal;
