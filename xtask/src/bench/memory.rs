@@ -82,7 +82,8 @@ fn measure(bench: &Bench, what: &str, pids: &[u32]) -> Result<Row> {
             middle(|memory| memory.private),
             middle(|memory| memory.peak)
         ),
-        theirs: "conmon: 1065 KiB proportional (measured once)".into(),
+        theirs: "conmon: 1118 KiB, 944 private; containerd's shim: 3642 KiB, 2360 private (measured once)"
+            .into(),
         ratio: None,
     })
 }
