@@ -114,7 +114,7 @@ impl Engine {
             log,
             streams,
             pipes: executing.pipes(),
-            timeout: request.timeout,
+            timeout: request.timeout.filter(|limit| !limit.is_zero()),
             started: Timestamp::now(),
         };
         if let Err(error) = folder.write_session(&record) {

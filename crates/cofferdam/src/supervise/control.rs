@@ -216,20 +216,9 @@ async fn answer(
     tokio::time::timeout(CALLER_PATIENCE, reader.read_line(&mut line)).await??;
     let answer = match parse(&line) {
         Ok(Request::Attach { input }) => {
-            let (takes_input, terminal) = hub.has();
-            write_answer(&mut writer, &Answer::Attached { terminal, takes_input }).await?;
-            let _busy = hub.activity.begin();
             // From here on there is no longest request.
             reader.get_mut().set_limit(u64::MAX);
-            if hub.serve(&mut reader, &mut writer, input).await? {
-                has_ended(&mut ended).await;
-                let report = ended.borrow().as_deref().cloned();
-                if let Some(report) = report {
-                    let last = Frame::Ended(Box::new(report));
-                    tokio::time::timeout(CALLER_PATIENCE, write_frame(&mut writer, &last)).await??;
-                }
-            }
-            return Ok(());
+            return take_part((&mut reader, &mut writer), input, hub, ended).await;
         }
         Ok(Request::Hold) => {
             let _busy = hub.activity.begin();
@@ -254,6 +243,27 @@ async fn answer(
         Err(failure) => Answer::Failed(failure),
     };
     write_answer(&mut writer, &answer).await
+}
+
+/// Serves a caller who takes part in the streams, until he leaves or the end.
+async fn take_part(
+    (reader, writer): (&mut (impl AsyncRead + Unpin), &mut OwnedWriteHalf),
+    input: bool,
+    hub: &Hub,
+    mut ended: LastWords,
+) -> io::Result<()> {
+    let (takes_input, terminal) = hub.has();
+    write_answer(writer, &Answer::Attached { terminal, takes_input }).await?;
+    let _busy = hub.activity.begin();
+    if hub.serve(reader, writer, input).await? {
+        has_ended(&mut ended).await;
+        let report = ended.borrow().as_deref().cloned();
+        if let Some(report) = report {
+            let last = Frame::Ended(Box::new(report));
+            tokio::time::timeout(CALLER_PATIENCE, write_frame(writer, &last)).await??;
+        }
+    }
+    Ok(())
 }
 
 async fn write_answer(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {

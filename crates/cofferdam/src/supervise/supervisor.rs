@@ -23,7 +23,7 @@ use super::hub::Hub;
 use super::limits::TimeLimits;
 use super::probing::Probing;
 use super::remains::{Remains, clear_away, forget};
-use super::stdio::{Outputs, Pumps, StdioPlan, pipes};
+use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
 use super::streams::outlast;
 use super::target::OwnedTarget;
 use crate::error::Failure;
@@ -34,7 +34,7 @@ use crate::health::Health;
 use crate::host::HostFacts;
 use crate::lifecycle::{Status, Verb};
 use crate::process::{Claim, ClaimError, Reaper, Seat};
-use crate::runtime::{Clearing, CreateCall, Runtime, RuntimeError};
+use crate::runtime::{Clearing, ContainerStdio, CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
 
 /// How long after a record could not be written it is tried again.
@@ -208,17 +208,8 @@ impl Supervisor {
         // its pid is known.
         let _window = self.reaper.open_window();
         let terminal = self.record.terminal;
-        let (theirs, ours) =
-            pipes(stdio.stdin.is_some() && !terminal).map_err(supervision("no pipes for its streams"))?;
+        let (theirs, ours) = self.make_pipes(&stdio).map_err(supervision("no pipes for its streams"))?;
         let journal = self.open_journal()?;
-        let theirs = if self.is_outlasted() {
-            let outlasting = outlast(theirs, stdio.input.is_some());
-            let (theirs, ids) = outlasting.map_err(supervision("no pipes for its streams"))?;
-            self.record.pipes = ids;
-            theirs
-        } else {
-            theirs
-        };
         let console = if terminal {
             let socket = ConsoleSocket::bind(&self.container.console_socket());
             Some(socket.map_err(supervision("no socket for its terminal"))?)
@@ -260,6 +251,17 @@ impl Supervisor {
         let pumps =
             Pumps::start(ours, stdio, master, &outputs).map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal })
+    }
+
+    /// Makes the container's pipes, which outlast this process if it is in the background.
+    fn make_pipes(&mut self, stdio: &StdioPlan) -> std::io::Result<(ContainerStdio, OurEnds)> {
+        let (theirs, ours) = pipes(stdio.stdin.is_some() && !self.record.terminal)?;
+        if !self.is_outlasted() {
+            return Ok((theirs, ours));
+        }
+        let (theirs, ids) = outlast(theirs, stdio.input.is_some())?;
+        self.record.pipes = ids;
+        Ok((theirs, ours))
     }
 
     /// Tells of a container that has been made.

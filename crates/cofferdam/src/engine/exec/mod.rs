@@ -43,7 +43,7 @@ pub struct ExecRequest {
     pub user: Option<String>,
     /// A terminal.
     pub terminal: bool,
-    /// How long it may run.
+    /// How long it may run; 0 is without a limit.
     #[serde(default, with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional")]
     pub timeout: Option<Duration>,
 }
@@ -134,9 +134,10 @@ impl Engine {
 }
 
 impl ExecRequest {
-    /// Its time limit, from now on. One that is too far away to be told never comes.
+    /// Its time limit, from now on; 0 is none. One that is too far away to be told never comes.
     pub(super) fn limit(&self) -> Option<ExecLimit> {
-        self.timeout.and_then(|limit| Some(ExecLimit { at: Instant::now().checked_add(limit)?, limit }))
+        let limit = self.timeout.filter(|limit| !limit.is_zero());
+        limit.and_then(|limit| Some(ExecLimit { at: Instant::now().checked_add(limit)?, limit }))
     }
 }
 
