@@ -7,7 +7,7 @@ use xshell::{Shell, cmd};
 use crate::{packages, runtimes, step};
 
 /// Programs that the tests use, with Debian's packages of them.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 9] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -15,6 +15,7 @@ const NEEDED: [(&str, &str); 8] = [
     ("script", "bsdutils"),
     ("catatonit", "catatonit"),
     ("faketime", "faketime"),
+    ("tmux", "tmux"),
     ("journalctl", "systemd"),
 ];
 

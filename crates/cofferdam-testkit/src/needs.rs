@@ -29,6 +29,8 @@ pub enum Need {
     Faketime,
     /// systemd-journald and journalctl.
     Journald,
+    /// The command `tmux`, to be at a terminal.
+    Tmux,
 }
 
 /// A need that CI's machine cannot meet.
@@ -69,6 +71,7 @@ impl Need {
             Self::ScriptCommand => in_path("script"),
             Self::Catatonit => in_path("catatonit"),
             Self::Faketime => in_path("faketime"),
+            Self::Tmux => in_path("tmux"),
             Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
         }
     }
@@ -125,6 +128,7 @@ impl fmt::Display for Need {
             Self::Catatonit => f.write_str("catatonit"),
             Self::Faketime => f.write_str("faketime"),
             Self::Journald => f.write_str("systemd"),
+            Self::Tmux => f.write_str("tmux"),
         }
     }
 }

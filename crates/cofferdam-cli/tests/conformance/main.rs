@@ -25,6 +25,7 @@ mod network;
 mod restarts;
 mod sessions;
 mod streams;
+mod terminal;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         endings::CASES,
         logs::CASES,
         attach::CASES,
+        terminal::CASES,
         events::CASES,
         faults::CASES,
         bulk::CASES,
