@@ -88,6 +88,15 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Forget containers that have ended
     Rm(RmArgs),
+    /// Forget all containers that have ended, with their logs and reports
+    Prune {
+        /// Those alone that ended so long ago or longer, such as 24h
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        until: Option<Duration>,
+        /// Do not ask
+        #[arg(short, long)]
+        force: bool,
+    },
     /// List containers, of every runtime and state root on this machine
     #[command(after_help = PS_EXAMPLES)]
     Ps(PsArgs),

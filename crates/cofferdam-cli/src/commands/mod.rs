@@ -11,6 +11,7 @@ mod info;
 mod inspect;
 mod limits;
 mod logs;
+mod prune;
 mod ps;
 mod run;
 mod session;
@@ -77,6 +78,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Capabilities { runtimes, format } => {
             info::capabilities(&context, &runtimes, format.as_deref()).await
         }
+        Command::Prune { until, force } => prune::prune(&context, until, force).await,
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
         Command::Doctor { format } => doctor::doctor(&context, format).await,
         Command::Explain { .. } | Command::Completion { .. } | Command::Monitor => Ok(0),

@@ -10,6 +10,7 @@ use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
     case("gc::finds_all_of_it_and_shows_it_first", finds_all_of_it_and_shows_it_first).only(is_one_of_each),
+    case("gc::what_has_ended_is_forgotten_at_once", what_has_ended_is_forgotten_at_once).only(is_one_of_each),
     case("gc::may_run_many_times_at_once", may_run_many_times_at_once).only(is_one_of_each),
     case("gc::a_launch_finds_the_dead", a_launch_finds_the_dead).only(is_one_of_each),
 ];
@@ -69,6 +70,21 @@ fn finds_all_of_it_and_shows_it_first(lab: &Lab) {
     assert!(state.join("logs/lost+found").exists());
     std::fs::remove_dir(state.join("logs/lost+found")).unwrap();
     drop(lab.cofferdam(&["rm", "-f", &well, &ended, &orphan]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn what_has_ended_is_forgotten_at_once(lab: &Lab) {
+    let running = lab.run_detached(&[], &["sleep", "1000"]);
+    let ended: Vec<String> = (0..3).map(|_| lab.run_detached(&[], &["true"])).collect();
+    for id in &ended {
+        assert_eq!(lab.cofferdam(&["wait", id]).text(), "0");
+    }
+    drop(lab.cofferdam(&["prune"]).expect_error("E0101"));
+    assert_eq!(lab.cofferdam(&["prune", "--force", "--until", "1h"]).expect_code(0).text(), "");
+    let done = lab.cofferdam(&["prune", "--force"]).expect_code(0).text();
+    assert!(done.lines().count() == 3 && ended.iter().all(|id| done.contains(id)), "{done}");
+    assert_eq!(lab.cofferdam(&["ps", "-aq", "--own", "--no-trunc"]).text(), running);
+    drop(lab.cofferdam(&["rm", "-f", &running]).expect_code(0));
     lab.expect_clean();
 }
 
