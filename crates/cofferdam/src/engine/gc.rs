@@ -5,6 +5,7 @@
 //! that no folder has: the folder is made before the runtime is called, and goes after what the runtime has.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -189,12 +190,13 @@ impl Engine {
             let why = "its container, or session, is gone";
             let mut item = leftover(LeftoverKind::Log, show(&entry.path()), why, false);
             if !only_show {
-                item.take(
-                    std::fs::remove_dir_all(entry.path()).map_err(|source| EngineError::Kernel {
-                        what: "the log could not be removed",
-                        source,
-                    }),
-                );
+                let removed = match std::fs::remove_dir_all(entry.path()) {
+                    // Another process was faster.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    removed => removed,
+                };
+                let what = "the log could not be removed";
+                item.take(removed.map_err(|source| EngineError::Kernel { what, source }));
             }
             found.push(item);
         }

@@ -21,7 +21,10 @@ impl OwnedTarget {
 
     /// For a container of which nothing but the id is known.
     pub(crate) fn bare(container: &ContainerDir) -> Self {
-        Self { id: container.id.clone(), flags: RuntimeFlags::default(), log: container.runtime_log() }
+        // A runtime that cannot open its log does nothing else.
+        let log =
+            if container.path().exists() { container.runtime_log() } else { PathBuf::from("/dev/null") };
+        Self { id: container.id.clone(), flags: RuntimeFlags::default(), log }
     }
 
     pub(crate) fn target(&self) -> Target<'_> {
