@@ -1,7 +1,8 @@
 //! A place to run `cofferdam` in: a state directory and a runtime of its own, counted before and after.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -141,12 +142,28 @@ impl Lab {
         let mut command = new_command(&self.cofferdam);
         command
             .args(args)
+            .env("PATH", self.search_path())
             .env("COFFERDAM_STATE_DIR", self.state())
             .env("COFFERDAM_RUNTIME", &self.runtime)
             .env_remove("COFFERDAM_LOG")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command
+    }
+
+    /// The runtime under test comes first: it need not be installed.
+    fn search_path(&self) -> OsString {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let own = self.runtime.parent().map(Path::to_owned);
+        std::env::join_paths(own.into_iter().chain(std::env::split_paths(&path))).unwrap_or(path)
+    }
+
+    /// The pid of the state directory's keeper, if there is one.
+    #[must_use]
+    pub fn keeper(&self) -> Option<i32> {
+        let stream = UnixStream::connect(self.state().join("keeper.sock")).ok()?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+        Some(peer.pid.as_raw_nonzero().get())
     }
 
     /// Runs a command of cofferdam to its end.
@@ -342,7 +359,7 @@ impl Running {
     /// # Panics
     /// When it cannot be sent.
     pub fn signal(&self, signal: rustix::process::Signal) {
-        signal_process(self.pid(), signal);
+        crate::process::signal_process(self.pid(), signal);
     }
 
     /// Waits for its end; kills it and panics after [`COMMAND_LIMIT`].
@@ -395,16 +412,6 @@ pub fn finish(command: Command) -> Finished {
 #[expect(clippy::disallowed_methods, reason = "tests are the caller's side; nothing of them is supervised")]
 pub fn new_command(program: impl AsRef<OsStr>) -> Command {
     Command::new(program)
-}
-
-/// Sends a signal to a process.
-///
-/// # Panics
-/// When there is no such process.
-#[track_caller]
-pub fn signal_process(pid: i32, signal: rustix::process::Signal) {
-    let target = rustix::process::Pid::from_raw(pid).expect("a pid is not 0");
-    rustix::process::kill_process(target, signal).unwrap_or_else(|error| panic!("{pid}: {error}"));
 }
 
 /// Waits until something is true.

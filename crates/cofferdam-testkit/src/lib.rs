@@ -12,5 +12,6 @@ pub mod fake;
 pub mod fixture;
 pub mod lab;
 pub mod needs;
+pub mod process;
 pub mod runtimes;
 pub mod suite;

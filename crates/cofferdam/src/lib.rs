@@ -3,7 +3,8 @@
 //! Three layers; imports only go down:
 //!
 //! - `launch`: the one place where the steps are put together, and unmade in reverse.
-//! - effects: `runtime`, `process`, `supervise`, `state`, `bundle`, `rootfs`, `cgroup`, `network`, `inventory`, `host`.
+//! - effects: `runtime`, `process`, `supervise`, `state`, `bundle`, `rootfs`, `cgroup`, `network`, `inventory`, `host`,
+//!   `keeper`.
 //! - decisions, pure: `id`, `request`, `lifecycle`, `exit`, `spec`, `signal`; and `error`, which all use.
 //!
 //! `sys` is the floor: the only unsafe code.
@@ -19,6 +20,7 @@ pub mod fault;
 pub mod health;
 pub mod host;
 pub mod id;
+mod keeper;
 pub mod launch;
 pub mod lifecycle;
 pub mod logs;

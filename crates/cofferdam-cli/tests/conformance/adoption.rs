@@ -2,13 +2,14 @@
 
 use std::io::Write;
 
-use cofferdam_testkit::lab::{Lab, eventually, finish, signal_process};
+use cofferdam_testkit::lab::{Lab, eventually, finish};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::attach::until_attached;
-use crate::deaths::{cause, kernel_keeps_exits, supervisor_of};
+use crate::deaths::{cause, kernel_keeps_exits};
+use crate::keeper::{kill_supervisor, kill_with_keeper};
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
@@ -27,12 +28,6 @@ fn is_one_of_each(choice: &Choice) -> bool {
 
 fn wants_failpoints(choice: &Choice) -> bool {
     is_one_of_each(choice) && cfg!(feature = "failpoints")
-}
-
-fn kill_supervisor(lab: &Lab, id: &str) {
-    let supervisor = supervisor_of(lab, id);
-    signal_process(supervisor, Signal::KILL);
-    eventually("it is gone", || !std::path::Path::new(&format!("/proc/{supervisor}")).exists());
 }
 
 /// How often a container got a new supervisor, by the events.
@@ -54,7 +49,7 @@ fn no_line_and_no_code_is_lost(lab: &Lab) {
         kill_supervisor(lab, &id);
         let state = lab.inspect(&id)["state"].take();
         assert_eq!((&state["status"], &state["supervised"]), (&json!("running"), &json!(true)), "{state}");
-        assert_eq!(adoptions(lab), round);
+        eventually("it is told", || adoptions(lab) == round);
     }
     drop(lab.cofferdam(&["kill", "-s", "USR1", &id]).expect_code(0));
     let report = lab.report(&id);
@@ -151,7 +146,7 @@ fn is_cut_short(lab: &Lab) {
     for step in ["adopt.found", "adopt.recorded"] {
         for how in ["error", "kill"] {
             let id = lab.run_detached(&[], &["sleep", "1000"]);
-            kill_supervisor(lab, &id);
+            kill_with_keeper(lab, &id);
             let mut command = lab.command(["inspect", id.as_str()]);
             command.env("FAILPOINTS", format!("{step}=1*return({how})"));
             // It is told as it is; the container is not harmed.

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cofferdam_testkit::lab::{Finished, Lab};
+use cofferdam_testkit::process::signal_process;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 
 use crate::{Case, case};
@@ -86,7 +87,7 @@ fn one(lab: &Lab, kind: &Kind) {
 
 fn killed(lab: &Lab) {
     let id = lab.run_detached(&[], &["sleep", "1000"]);
-    cofferdam_testkit::lab::signal_process(crate::exit::pid_of(lab, &id), rustix::process::Signal::KILL);
+    signal_process(crate::exit::pid_of(lab, &id), rustix::process::Signal::KILL);
     let report = lab.report(&id);
     assert_eq!(
         (report["cause"]["kind"].as_str(), report["cause"]["signal"].as_str()),

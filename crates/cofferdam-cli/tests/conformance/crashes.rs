@@ -1,7 +1,8 @@
 //! SIGKILL to each process at each step: the command that was called, its monitor, the runtime's own process, the container
 //! or its sandbox. Afterwards there is nothing, or a container that is supervised, or the truth about its end.
 
-use cofferdam_testkit::lab::{Lab, Running, breathe, eventually, signal_process};
+use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::process::{kill_process, signal_process};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -79,7 +80,7 @@ fn settle(lab: &Lab, victim: Victim, step: &str, hit: bool) {
     let ids = lab.cofferdam(&["ps", "--all", "--quiet", "--own", "--no-trunc"]).expect_code(0).text();
     let Some(id) = ids.lines().next() else { return };
     let state = lab.inspect(id)["state"].take();
-    if state["status"] == "running" {
+    if state["status"] == "running" && !step.starts_with("end.") {
         assert_eq!(state["supervised"], true, "{what}: {state}");
         eventually("it has its trap", || lab.cofferdam(&["logs", id]).text() == "up");
         drop(lab.cofferdam(&["kill", "-s", "USR1", id]).expect_code(0));
@@ -156,9 +157,6 @@ fn kill(pid: i32) -> bool {
     if stat_of(pid).is_none() {
         return false;
     }
-    signal_process(pid, Signal::KILL);
-    while stat_of(pid).is_some_and(|(state, _)| state != 'Z') {
-        breathe();
-    }
+    kill_process(pid);
     true
 }

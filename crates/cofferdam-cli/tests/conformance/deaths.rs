@@ -1,12 +1,14 @@
 //! SIGKILL to every process that takes part, at any moment: the next command sees the truth, and nothing remains.
 
 use cofferdam_testkit::fake::{Wrong, calls, plan};
-use cofferdam_testkit::lab::{Lab, Running, eventually, signal_process};
+use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::process::signal_process;
 use cofferdam_testkit::runtimes::Choice;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::exit::{pid_of, until_running};
+use crate::keeper::kill_with_keeper;
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
@@ -99,9 +101,9 @@ pub(crate) fn kernel_keeps_exits() -> bool {
 fn a_monitor_whose_container_ends_alone(lab: &Lab) {
     let id = lab.run_detached(&[], &["sleep", "1000"]);
     let pid = pid_of(lab, &id);
-    signal_process(supervisor_of(lab, &id), Signal::KILL);
+    kill_with_keeper(lab, &id);
     signal_process(pid, Signal::KILL);
-    // Its new parent reaps it, and with that the kernel forgets how it ended: nobody had a handle on it.
+    // Its new parent reaps it, and with that the kernel forgets how it ended: nobody has a handle on it.
     eventually("it is reaped", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
     let report = lab.report(&id);
     assert_eq!(cause(&report), "runtime_lost", "{report:#}");

@@ -7,6 +7,7 @@ use std::process::Stdio;
 
 use cofferdam_testkit::lab::{Lab, eventually, finish, new_command};
 use cofferdam_testkit::needs::Need;
+use cofferdam_testkit::process::signal_process;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use serde_json::{Value, json};
 
@@ -283,7 +284,7 @@ fn a_pause_on_a_full_disk(lab: &Lab) {
 fn a_supervisor_that_is_stopped(lab: &Lab) {
     let id = lab.run_detached(&[], &["sleep", "1000"]);
     let supervisor = lab.inspect(&id)["supervisor"]["pid"].as_i64().unwrap();
-    cofferdam_testkit::lab::signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::STOP);
+    signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::STOP);
     let began = std::time::Instant::now();
     let done = lab.cofferdam(&["stop", &id]).expect_error("E0502");
     assert!(done.stderr.contains("SIGSTOP"), "{}", done.stderr);
@@ -327,7 +328,7 @@ fn a_reader_that_never_reads(lab: &Lab) {
     // Whoever interrupts what is left of it is obeyed, and the code is still the container's.
     let mut child = start();
     let pid = i32::try_from(child.id()).unwrap();
-    cofferdam_testkit::lab::signal_process(pid, rustix::process::Signal::INT);
+    signal_process(pid, rustix::process::Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(7));
     assert_eq!(lab.report("n")["stdio"]["truncated"], true);
     drop(lab.cofferdam(&["rm", "n"]).expect_code(0));
@@ -337,7 +338,7 @@ fn a_reader_that_never_reads(lab: &Lab) {
 fn a_runtime_that_is_gone(lab: &Lab) {
     let id = lab.run_detached(&[], &["sleep", "1000"]);
     let supervisor = lab.inspect(&id)["supervisor"]["pid"].as_i64().unwrap();
-    cofferdam_testkit::lab::signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::KILL);
+    signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::KILL);
     std::fs::rename(lab.runtime(), lab.path().join("uninstalled")).unwrap();
     // All that there is of it carries its id, so it can be ended and forgotten without its runtime.
     drop(lab.cofferdam(&["stop", "-t", "0", &id]).expect_code(0));

@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use cofferdam_testkit::fixture::file;
-use cofferdam_testkit::lab::{Lab, eventually, signal_process};
+use cofferdam_testkit::lab::{Lab, eventually};
+use cofferdam_testkit::process::signal_process;
 use cofferdam_testkit::runtimes::Choice;
 use rustix::process::Signal;
 use serde_json::{Value, json};

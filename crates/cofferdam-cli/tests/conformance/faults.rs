@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use cofferdam_testkit::fake::{Wrong, calls, plan};
 use cofferdam_testkit::fixture::{bundle, spec};
-use cofferdam_testkit::lab::{Finished, Lab, eventually, finish, signal_process};
+use cofferdam_testkit::lab::{Finished, Lab, eventually, finish};
+use cofferdam_testkit::process::{kill_process, signal_process};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 
 use crate::{Case, case};
@@ -106,7 +107,8 @@ fn a_closing_is_cut_short(lab: &Lab) {
             crate::exit::until_running(lab, "n");
             // Both at once: of a container that lives, a new supervisor would close the record.
             running.signal(rustix::process::Signal::STOP);
-            signal_process(crate::exit::pid_of(lab, "n"), rustix::process::Signal::KILL);
+            let pid = crate::exit::pid_of(lab, "n");
+            kill_process(pid);
             running.signal(rustix::process::Signal::KILL);
             drop(running.finish());
             let done = cut_short(lab, step, how, &["wait", "n"]);
@@ -232,9 +234,9 @@ fn a_hanging_runtime_holds_up_nobody_else(lab: &Lab) {
     let bad = lab.run_detached(&["--rm"], &["sleep", "1000"]);
     plan(lab.runtime(), &[("delete", 0, Wrong::Hang), ("state", 0, Wrong::Hang)]);
     let supervisor = lab.inspect(&bad)["supervisor"]["pid"].as_i64().unwrap();
-    cofferdam_testkit::lab::signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::KILL);
+    signal_process(i32::try_from(supervisor).unwrap(), rustix::process::Signal::KILL);
     let pid = lab.inspect(&bad)["process"]["pid"].as_i64().unwrap();
-    cofferdam_testkit::lab::signal_process(i32::try_from(pid).unwrap(), rustix::process::Signal::KILL);
+    signal_process(i32::try_from(pid).unwrap(), rustix::process::Signal::KILL);
     // Closing the record takes a call of the runtime, once and not for long; what it leaves carries the id.
     let began = Instant::now();
     let listed = || lab.cofferdam(&["ps", "-a", "-q", "--own", "--no-trunc"]).expect_code(0).text();

@@ -1,11 +1,11 @@
 //! What killed processes have left behind is found and taken away, and nothing else.
 
-use cofferdam_testkit::lab::{Lab, Running, eventually, signal_process};
+use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::process::has_ended;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
-use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::deaths::supervisor_of;
+use crate::keeper::kill_with_keeper;
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
@@ -17,12 +17,6 @@ pub(crate) const CASES: &[Case] = &[
 
 fn is_one_of_each(choice: &Choice) -> bool {
     matches!(choice, Choice::Runc | Choice::Runsc(RUNSC_DEBIAN))
-}
-
-fn kill_supervisor(lab: &Lab, id: &str) {
-    let supervisor = supervisor_of(lab, id);
-    signal_process(supervisor, Signal::KILL);
-    eventually("it is gone", || !std::path::Path::new(&format!("/proc/{supervisor}")).exists());
 }
 
 fn gc(lab: &Lab, options: &[&str]) -> Vec<Value> {
@@ -39,8 +33,8 @@ fn finds_all_of_it_and_shows_it_first(lab: &Lab) {
     let orphan = lab.run_detached(&[], &["sleep", "1000"]);
     let unrecorded = lab.run_detached(&["--name", "gone"], &["sleep", "1000"]);
     let pid = lab.inspect(&unrecorded)["state"]["pid"].as_i64().unwrap();
-    kill_supervisor(lab, &orphan);
-    kill_supervisor(lab, &unrecorded);
+    kill_with_keeper(lab, &orphan);
+    kill_with_keeper(lab, &unrecorded);
     std::fs::remove_dir_all(state.join("containers").join(&unrecorded)).unwrap();
     let strange = "0123456789abcdef0123456789abcdef";
     std::fs::create_dir(state.join("containers").join(strange)).unwrap();
@@ -61,7 +55,7 @@ fn finds_all_of_it_and_shows_it_first(lab: &Lab) {
     let done = gc(lab, &[]);
     assert_eq!(kinds(&done), kinds(&shown));
     assert!(done.iter().all(|item| item["done"] == true), "{done:#?}");
-    eventually("its process is ended", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    eventually("its process is ended", || has_ended(i32::try_from(pid).unwrap()));
     assert!(gc(lab, &["--dry-run"]).is_empty());
 
     assert_eq!(lab.inspect(&orphan)["state"]["supervised"], true);
@@ -93,7 +87,7 @@ fn may_run_many_times_at_once(lab: &Lab) {
     let orphans: Vec<String> = (0..3).map(|_| lab.run_detached(&[], &["sleep", "1000"])).collect();
     let unrecorded = lab.run_detached(&[], &["sleep", "1000"]);
     for id in orphans.iter().chain([&unrecorded]) {
-        kill_supervisor(lab, id);
+        kill_with_keeper(lab, id);
     }
     std::fs::remove_dir_all(lab.state().join("containers").join(&unrecorded)).unwrap();
     let many: Vec<_> = (0..8).map(|_| Running::start(lab.command(["gc"]))).collect();
@@ -111,7 +105,7 @@ fn may_run_many_times_at_once(lab: &Lab) {
 
 fn a_launch_finds_the_dead(lab: &Lab) {
     let id = lab.run_detached(&[], &["sleep", "1000"]);
-    kill_supervisor(lab, &id);
+    kill_with_keeper(lab, &id);
     // As if it had been longer ago.
     std::fs::remove_file(lab.state().join(".swept")).unwrap();
     drop(lab.run(&["--rm"], &["true"]).expect_code(0));

@@ -1,11 +1,10 @@
 //! Containers that are asked whether they are well.
 
-use cofferdam_testkit::lab::{Lab, eventually, finish, signal_process};
+use cofferdam_testkit::lab::{Lab, eventually, finish};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::deaths::supervisor_of;
+use crate::keeper::kill_supervisor;
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
@@ -49,9 +48,7 @@ fn a_command_tells(lab: &Lab) {
     drop(lab.cofferdam(&["wait", "--for", "healthy", &id]).expect_code(0));
     assert!(lab.cofferdam(&["ps"]).text().contains("running (healthy)"));
     // It goes on under another supervisor.
-    let supervisor = supervisor_of(lab, &id);
-    signal_process(supervisor, Signal::KILL);
-    eventually("it is gone", || !std::path::Path::new(&format!("/proc/{supervisor}")).exists());
+    kill_supervisor(lab, &id);
     drop(lab.cofferdam(&["wait", "--for", "healthy", &id]).expect_code(0));
     drop(lab.cofferdam(&["kill", "-s", "USR2", &id]).expect_code(0));
     eventually("it is found out", || lab.inspect(&id)["health"]["status"] == "unhealthy");

@@ -17,6 +17,7 @@ mod faults;
 mod gc;
 mod health;
 mod inputs;
+mod keeper;
 mod launch_options;
 mod lifecycle;
 mod listing;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         gc::CASES,
         sessions::CASES,
         inputs::CASES,
+        keeper::CASES,
         listing::CASES,
         deaths::CASES,
         crashes::CASES,

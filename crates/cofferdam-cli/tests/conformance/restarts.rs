@@ -1,11 +1,13 @@
 //! Containers that are started again after their end, whoever dies meanwhile.
 
-use cofferdam_testkit::lab::{Lab, Running, eventually, finish, signal_process};
+use cofferdam_testkit::lab::{Lab, Running, eventually, finish};
+use cofferdam_testkit::process::signal_process;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::deaths::{cause, supervisor_of};
+use crate::keeper::kill_supervisor;
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
@@ -152,12 +154,6 @@ fn who_is_attached_sees_every_run(lab: &Lab) {
     assert_eq!((done.code, done.text().matches("bye").count()), (Some(4), 3), "{done:?}");
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
-}
-
-fn kill_supervisor(lab: &Lab, id: &str) {
-    let supervisor = supervisor_of(lab, id);
-    signal_process(supervisor, Signal::KILL);
-    eventually("it is gone", || !std::path::Path::new(&format!("/proc/{supervisor}")).exists());
 }
 
 fn a_monitor_killed_in_a_pause(lab: &Lab) {

@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use cofferdam_testkit::lab::{Lab, Running, eventually, signal_process};
+use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::process::{kill_process, signal_process};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -157,8 +158,7 @@ fn many_at_once(lab: &Lab) {
 
 fn kill_monitor(lab: &Lab, id: &str) {
     let monitor = session(lab, id)["supervisor"]["pid"].as_i64().unwrap();
-    signal_process(i32::try_from(monitor).unwrap(), Signal::KILL);
-    eventually("it is gone", || !std::path::Path::new(&format!("/proc/{monitor}")).exists());
+    kill_process(i32::try_from(monitor).unwrap());
 }
 
 fn lose_no_line_with_their_monitor(lab: &Lab) {
@@ -186,6 +186,7 @@ fn lose_no_line_with_their_monitor(lab: &Lab) {
     let lost = self::open(lab, &[], &id, &["sleep", "1000"]);
     let pid = session(lab, &lost)["process"]["pid"].as_i64().unwrap();
     kill_monitor_and(lab, &lost, i32::try_from(pid).unwrap());
+    drop(lab.cofferdam(&["session", "wait", &lost]));
     let report = session(lab, &lost)["report"].take();
     let kind = report["cause"]["kind"].as_str().unwrap();
     assert!(["runtime_lost", "signaled", "exited"].contains(&kind), "{report:#}");
@@ -196,8 +197,7 @@ fn kill_monitor_and(lab: &Lab, id: &str, process: i32) {
     let monitor = session(lab, id)["supervisor"]["pid"].as_i64().unwrap();
     signal_process(i32::try_from(monitor).unwrap(), Signal::KILL);
     signal_process(process, Signal::KILL);
-    let gone = |pid: &str| !std::path::Path::new(&format!("/proc/{pid}")).exists();
-    eventually("both are gone", || gone(&monitor.to_string()) && gone(&process.to_string()));
+    eventually("it is reaped", || !std::path::Path::new(&format!("/proc/{process}")).exists());
 }
 
 fn end_with_their_container(lab: &Lab) {

@@ -9,10 +9,11 @@ use super::monitor::{MonitorError, MonitorTask};
 use super::{Engine, View};
 use crate::error::Failure;
 use crate::id::ContainerId;
+use crate::keeper::{Charge, Keeper, KeeperProgram, Keeping, Kept};
 use crate::launch;
 use crate::lifecycle::Status;
 use crate::request::StdioFiles;
-use crate::state::{ContainerDir, ContainerLock, StateError};
+use crate::state::{ContainerDir, ContainerLock, Record, StateError};
 use crate::supervise::stdio::StdioPlan;
 
 /// How long a monitor may take to take a container over: it reads its log.
@@ -39,24 +40,74 @@ impl Engine {
         }
     }
 
-    /// In a monitor: becomes the supervisor of a container that lives without one.
-    pub(super) async fn take_over(&self, id: &ContainerId) -> Result<launch::Container, MonitorError> {
+    /// In a monitor: becomes the supervisor of a container that lives without one, or of what a dead one has left.
+    pub(super) async fn take_over(
+        &self,
+        id: &ContainerId,
+        keeper: KeeperProgram,
+    ) -> Result<launch::Container, MonitorError> {
         let container = self.state.container(id);
         let gone = || MonitorError::State(StateError::NoSuchContainer(id.to_string()));
-        let lock = ContainerLock::within(&container, LOCK_LIMIT).await?;
-        let lock = lock.ok_or_else(|| MonitorError::Request("it has a supervisor already".into()))?;
-        let record = container.read_record()?.ok_or_else(gone)?;
-        let lives = record.process.as_ref().is_some_and(|process| process.is_alive(&self.host.boot_id));
-        let can_be = record.status == Status::Restarting || (lives && record.status != Status::Creating);
-        if !can_be || container.read_report()?.is_some() {
-            return Err(MonitorError::Request("it has ended".into()));
+        loop {
+            let lock = ContainerLock::within(&container, LOCK_LIMIT).await?;
+            let lock = lock.ok_or_else(|| MonitorError::Request("it has a supervisor already".into()))?;
+            let record = container.read_record()?.ok_or_else(gone)?;
+            let keeping = Keeping::begin(self.state.clone(), keeper.clone(), Charge::Container(id.clone()));
+            let kept = keeping.take().await.of(record.process.as_ref().map(|process| process.pid));
+            if self.wants_supervisor(&container, &record, &kept)? {
+                let files = record.background.clone().unwrap_or_default();
+                // Nobody knows how much of a file its predecessor had read.
+                let files = StdioFiles { stdin: None, ..files };
+                let launcher = self.launcher(record.runtime.clone()).await?;
+                let stdio = StdioPlan::open(&files)?;
+                let launcher = launcher.in_background(files, keeper);
+                return Ok(launcher.adopt(container, lock, record, stdio, (keeping, kept)).await?);
+            }
+            keeping.done().await;
+            drop(lock);
+            // What its supervisor has left is taken away now, and not by the next command.
+            match self.view(container.clone()).await {
+                Ok(Some(view)) if view.record.status == Status::Restarting => {}
+                _ => return Err(MonitorError::Request("it has ended".into())),
+            }
         }
-        let files = record.background.clone().unwrap_or_default();
-        // Nobody knows how much of a file its predecessor had read.
-        let files = StdioFiles { stdin: None, ..files };
-        let launcher = self.launcher(record.runtime.clone()).await?;
-        let stdio = StdioPlan::open(&files)?;
-        Ok(launcher.in_background(files).adopt(container, lock, record, stdio).await?)
+    }
+
+    /// Whether there is a process, the last words of one at the keeper, or another run to come.
+    fn wants_supervisor(
+        &self,
+        container: &ContainerDir,
+        record: &Record,
+        kept: &Kept,
+    ) -> Result<bool, StateError> {
+        if container.read_report()?.is_some() {
+            return Ok(false);
+        }
+        Ok(match record.status {
+            Status::Restarting => true,
+            Status::Creating => false,
+            _ if record.lives(&self.host.boot_id) => true,
+            _ => kept.process.is_some() && container.read_report_of_run(record)?.is_none(),
+        })
+    }
+
+    /// In a keeper: keeps until nothing is left to keep.
+    pub(super) async fn keep(self, keeper: Keeper) {
+        let adopt = move |charge: Charge| {
+            let engine = self.clone();
+            async move {
+                // It may have ended, or have been handed over by a command.
+                if let Err(error) = engine.ask_monitor(charge.into(), HANDOVER_LIMIT).await {
+                    tracing::debug!(error = %Failure::of(&error), "it was not handed over");
+                }
+            }
+        };
+        keeper.serve(adopt).await;
+    }
+
+    /// Whether there is a keeper, which may have what a dead container has left.
+    pub(super) fn has_keeper(&self) -> bool {
+        self.monitor.is_some() && std::os::unix::net::UnixStream::connect(self.state.keeper_socket()).is_ok()
     }
 
     /// A container that lives without a supervisor, as it is once a new one has been started.

@@ -18,6 +18,7 @@ use super::Engine;
 use super::exec::{ExecError, ExecRequest};
 use crate::error::{Code, Diagnose, Failure};
 use crate::id::ContainerId;
+use crate::keeper::{Charge, Keeper, KeeperProgram};
 use crate::launch::LaunchError;
 use crate::process::{MonitorProcess, spawn_monitor};
 use crate::request::{LaunchRequest, StdioFiles};
@@ -28,14 +29,14 @@ use crate::supervise::session::Session;
 use crate::supervise::stdio::{StdioPlan, StreamError};
 
 /// Version of the request's format: both sides are the same binary, but an upgrade may come in between.
-const MONITOR_VERSION: u32 = 1;
+const MONITOR_VERSION: u32 = 2;
 /// The longest request or answer, in bytes.
 const MESSAGE_LIMIT: u64 = 16 << 20;
 /// How much longer than the runtime a monitor may take to answer: it has to unmake a launch that failed.
 const MONITOR_SLACK: Duration = Duration::from_secs(60);
 
 /// The program that becomes a monitor.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MonitorProgram {
     /// A binary that calls [`serve_monitor`].
     pub program: PathBuf,
@@ -68,12 +69,25 @@ pub(super) enum MonitorTask {
     Exec { container: ContainerId, request: Box<ExecRequest>, streams: StdioFiles },
     /// Take such a process over.
     AdoptSession { id: ContainerId },
+    /// Be the keeper of the state directory.
+    Keep,
+}
+
+impl From<Charge> for MonitorTask {
+    fn from(charge: Charge) -> Self {
+        match charge {
+            Charge::Container(id) => Self::Adopt { id },
+            Charge::Session(id) => Self::AdoptSession { id },
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct MonitorRequest {
     version: u32,
     state_dir: PathBuf,
+    /// What it is itself, for the keeper.
+    program: MonitorProgram,
     task: MonitorTask,
 }
 
@@ -183,8 +197,12 @@ impl Engine {
         limit: Duration,
     ) -> Result<MonitorReply, MonitorError> {
         let monitor = self.monitor.as_deref().ok_or(MonitorError::NoProgram)?;
-        let request =
-            MonitorRequest { version: MONITOR_VERSION, state_dir: self.state.path().to_owned(), task };
+        let request = MonitorRequest {
+            version: MONITOR_VERSION,
+            state_dir: self.state.path().to_owned(),
+            program: monitor.clone(),
+            task,
+        };
         let MonitorProcess { process, stdin, stdout } =
             spawn_monitor(&monitor.program, &monitor.args).map_err(MonitorError::Process)?;
         let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;
@@ -236,9 +254,10 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
     let result = launch(&mut work, &asker).await;
     let reply = match &result {
         Ok(reply) => reply.clone(),
-        Err(error) => MonitorReply::Failed(Failure::of(error)),
+        Err(error) => Some(MonitorReply::Failed(Failure::of(error))),
     };
-    let text = serde_json::to_vec(&reply).map_err(|error| MonitorError::Process(error.into()))?;
+    let text = reply.as_ref().map_or(Ok(vec![]), serde_json::to_vec);
+    let text = text.map_err(|error| MonitorError::Process(error.into()))?;
     // The asker may have gone at the last moment; the container stays.
     let _ = asker.write_all(&text).await;
     drop(asker);
@@ -253,6 +272,7 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
         Some(Work::Session(session)) => {
             session.attend().await;
         }
+        Some(Work::Keeper(keeper, engine)) => engine.keep(keeper).await,
         None => {}
     }
     Ok(())
@@ -262,9 +282,11 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
 enum Work {
     Container(crate::launch::Container),
     Session(Box<Session>),
+    Keeper(Keeper, Engine),
 }
 
-async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<MonitorReply, MonitorError> {
+/// Gives what the asker is told; a keeper has nothing to say.
+async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Option<MonitorReply>, MonitorError> {
     let mut text = Vec::new();
     io::Read::read_to_end(&mut io::Read::take(io::stdin(), MESSAGE_LIMIT), &mut text)
         .map_err(MonitorError::Process)?;
@@ -277,25 +299,46 @@ async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Monitor
         )));
     }
     let engine = Engine::open(&request.state_dir)?;
+    let keeper = keeper_program(&request)?;
+    if !matches!(request.task, MonitorTask::Launch(_)) {
+        std::env::set_current_dir("/").map_err(MonitorError::Process)?;
+    }
     let (container, warnings) = match request.task {
-        MonitorTask::Launch(task) => make(&engine, *task, asker).await?,
-        MonitorTask::Adopt { id } => {
-            std::env::set_current_dir("/").map_err(MonitorError::Process)?;
-            (engine.take_over(&id).await?, vec![])
-        }
+        MonitorTask::Launch(task) => make(&engine, *task, keeper, asker).await?,
+        MonitorTask::Adopt { id } => (engine.take_over(&id, keeper).await?, vec![]),
         MonitorTask::Exec { container, request, streams } => {
-            std::env::set_current_dir("/").map_err(MonitorError::Process)?;
-            let session = engine.open_session(&container, *request, streams).await?;
-            return Ok(Work::take_session(slot, session));
+            let session = engine.open_session(&container, *request, streams, keeper).await?;
+            return Ok(Some(Work::take_session(slot, session)));
         }
         MonitorTask::AdoptSession { id } => {
-            std::env::set_current_dir("/").map_err(MonitorError::Process)?;
-            return Ok(Work::take_session(slot, engine.take_over_session(&id).await?));
+            let session = engine.take_over_session(&id, keeper).await?;
+            return Ok(Some(Work::take_session(slot, session)));
+        }
+        MonitorTask::Keep => {
+            // For those who look at a list of processes.
+            let _ = rustix::thread::set_name(c"cofferdam-keep");
+            let listening = Keeper::listen(engine.state.clone()).map_err(MonitorError::Process)?;
+            *slot = Some(Work::Keeper(listening, engine.with_monitor(request.program)));
+            return Ok(None);
         }
     };
     let reply = MonitorReply::Made { id: container.id.clone(), pid: container.started.pid, warnings };
     *slot = Some(Work::Container(container));
-    Ok(reply)
+    Ok(Some(reply))
+}
+
+/// The keeper that this monitor starts where there is none.
+fn keeper_program(request: &MonitorRequest) -> Result<KeeperProgram, MonitorError> {
+    let MonitorRequest { state_dir, program, .. } = request;
+    let task = MonitorTask::Keep;
+    let asked = MonitorRequest {
+        version: MONITOR_VERSION,
+        state_dir: state_dir.clone(),
+        program: program.clone(),
+        task,
+    };
+    let request = serde_json::to_vec(&asked).map_err(|error| MonitorError::Process(error.into()))?;
+    Ok(KeeperProgram { program: program.program.clone(), args: program.args.clone(), request })
 }
 
 impl Work {
@@ -310,9 +353,10 @@ impl Work {
 async fn make(
     engine: &Engine,
     task: DetachRequest,
+    keeper: KeeperProgram,
     asker: &pipe::Sender,
 ) -> Result<(crate::launch::Container, Vec<String>), MonitorError> {
-    let launcher = engine.launcher(task.runtime).await?.in_background(task.stdio.clone());
+    let launcher = engine.launcher(task.runtime).await?.in_background(task.stdio.clone(), keeper);
     let prepared = launcher.prepare(task.launch)?;
     let stdio = StdioPlan::open(&task.stdio)?;
     // Paths of the request are relative to the asker's directory; from here on none is used, and the file system

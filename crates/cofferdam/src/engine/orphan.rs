@@ -9,10 +9,11 @@
 //! Invariant: a code that nobody saw is never made up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::verbs::LOOK_AGAIN;
 use super::{Engine, EngineError, View};
 use crate::error::Failure;
 use crate::event::Happening;
@@ -39,7 +40,7 @@ impl Engine {
         container: ContainerDir,
         mut record: Record,
     ) -> Result<Option<View>, EngineError> {
-        let lives = record.process.as_ref().is_some_and(|process| process.is_alive(&self.host.boot_id));
+        let lives = record.lives(&self.host.boot_id);
         if record.status == Status::Restarting || (lives && record.status != Status::Creating) {
             return self.after_handover(View { container, record, supervised: false, report: None }).await;
         }
@@ -48,11 +49,18 @@ impl Engine {
             Some(held) => held.status().await.map(|end| (held.pid, end)),
             None => None,
         };
-        let lock = match ContainerLock::within(&container, LOOK_LIMIT).await {
+        if record.status != Status::Creating && self.has_keeper() {
+            // A new supervisor has from the keeper how it ended, and what it said last.
+            self.hand_over(&container).await;
+        }
+        let lock = match self.lock_of_dead(&container).await {
             Ok(Some(lock)) => lock,
             Ok(None) => {
-                // Another process has been closing it for long. Dead it is all the same.
-                record.status = Status::Stopped;
+                match container.read_record()? {
+                    Some(fresh) if self.has_come_back(&fresh) => record = fresh,
+                    // Another process has been closing it for long. Dead it is all the same.
+                    _ => record.status = Status::Stopped,
+                }
                 return Ok(Some(View { container, record, supervised: true, report: None }));
             }
             Err(error) if error.is_gone() => return Ok(None),
@@ -67,6 +75,26 @@ impl Engine {
             return self.after_handover(View { container, record, supervised: false, report: None }).await;
         }
         Ok(Some(View { container, record, supervised: false, report: Some(report) }))
+    }
+
+    /// Takes the lock of a container that is dead; `None` where another process keeps it for long, or has brought the
+    /// container back.
+    async fn lock_of_dead(&self, container: &ContainerDir) -> Result<Option<ContainerLock>, StateError> {
+        let begun = Instant::now();
+        loop {
+            if let Some(lock) = ContainerLock::within(container, LOOK_AGAIN).await? {
+                return Ok(Some(lock));
+            }
+            let is_back = container.read_record()?.is_some_and(|record| self.has_come_back(&record));
+            if is_back || begun.elapsed() > LOOK_LIMIT {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Whether a container that was dead is about to run again, or runs.
+    fn has_come_back(&self, record: &Record) -> bool {
+        record.status == Status::Restarting || record.lives(&self.host.boot_id)
     }
 
     /// Takes away what is left of a container whose supervisor died between its report and the end of its clean-up.
@@ -286,8 +314,7 @@ impl Engine {
         if let Some(fresh) = container.read_record()? {
             *record = fresh;
         }
-        let known = container.read_last_report()?.filter(|last| last.restarts == record.restarts.count);
-        let mut report = match known {
+        let mut report = match container.read_report_of_run(record)? {
             Some(report) => report,
             None => self.judge(container, record, end).await,
         };

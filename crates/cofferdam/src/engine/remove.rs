@@ -25,6 +25,9 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a supervisor whose container has ended may keep its lock when it is to be removed by force.
 const FORCE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How many supervisors that do not answer a removal ends: the keeper starts a new one for each.
+const SUPERVISORS: u32 = 3;
+
 /// What a removal found.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RemoveOutcome {
@@ -95,17 +98,21 @@ impl Engine {
         let stop = || self.stop(id, Some(Signal::KILL), Some(Duration::ZERO), AskedBy::Remove);
         let limit = REMOVAL_LIMIT;
         let running = || EngineError::StillRunning { container: view.title(), limit };
-        match tokio::time::timeout(limit, stop()).await.map_err(|_| running())? {
-            Err(EngineError::Unreachable { .. }) => {
-                tracing::warn!(
-                    supervisor = view.record.supervisor.pid,
-                    "the supervisor does not answer; killing it"
-                );
-                kill_process(&view.record.supervisor, &self.host.boot_id);
-                tokio::time::timeout(limit, stop()).await.map_err(|_| running())?
+        let mut last = None;
+        for _ in 0..SUPERVISORS {
+            match tokio::time::timeout(limit, stop()).await.map_err(|_| running())? {
+                Err(error @ EngineError::Unreachable { .. }) => last = Some(error),
+                ended => return ended,
             }
-            ended => ended,
+            // The keeper may have found it a new one meanwhile.
+            let supervisor = view
+                .container
+                .read_record()?
+                .map_or_else(|| view.record.supervisor.clone(), |record| record.supervisor);
+            tracing::warn!(supervisor = supervisor.pid, "the supervisor does not answer; killing it");
+            kill_process(&supervisor, &self.host.boot_id);
         }
+        Err(last.unwrap_or_else(running))
     }
 
     /// Takes the lock of a container that has ended; `None` when its folder is gone. With `force`, a supervisor that

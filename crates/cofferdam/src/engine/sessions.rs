@@ -15,6 +15,7 @@ use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::id::ContainerId;
+use crate::keeper::{Charge, KeeperProgram, Keeping};
 use crate::lifecycle::{Status, Verb, WrongState};
 use crate::logs::{LogConfig, LogWriter, ReadLimits};
 use crate::request::StdioFiles;
@@ -23,7 +24,7 @@ use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, SessionRecord, StateError, lock_is_free};
 use crate::supervise::attach::attach;
 use crate::supervise::control::{Answer, Request, Until, ask, hold};
-use crate::supervise::exec::{ExecAdoption, ExecEnd, ExecLimit, Executing, Place};
+use crate::supervise::exec::{ExecAdoption, ExecEnd, ExecLimit, ExecStart, Executing, Place};
 use crate::supervise::session::{Session, report_of};
 use crate::supervise::stdio::{Outputs, StdioPlan};
 use crate::supervise::{
@@ -74,10 +75,12 @@ impl Engine {
         container: &ContainerId,
         request: ExecRequest,
         streams: StdioFiles,
+        keeper: KeeperProgram,
     ) -> Result<Session, MonitorError> {
         let id = ContainerId::generate();
         let (folder, lock) = self.state.create_session(&id)?;
-        let opened = self.start_session(container, request, streams, (folder.clone(), lock)).await;
+        let keeping = Keeping::begin(self.state.clone(), keeper, Charge::Session(id.clone()));
+        let opened = self.start_session(container, request, streams, (folder.clone(), lock, keeping)).await;
         if opened.is_err()
             && let Err(left) = self.state.remove_container(&folder)
         {
@@ -91,7 +94,7 @@ impl Engine {
         container: &ContainerId,
         request: ExecRequest,
         streams: StdioFiles,
-        (folder, lock): (ContainerDir, ContainerLock),
+        (folder, lock, keeping): (ContainerDir, ContainerLock, Keeping),
     ) -> Result<Session, MonitorError> {
         let log = LogConfig::default();
         let outputs = self.outputs_of(&folder, log, !request.terminal)?;
@@ -100,6 +103,7 @@ impl Engine {
         let (view, start, hold) = self.prepare_exec(container.as_str(), &request, stdio, outputs).await?;
         let listener = UnixListener::bind(folder.control_socket()).map_err(supervision("no control socket"));
         let listener = listener.map_err(ExecError::from)?;
+        let start = ExecStart { keeping: Some(keeping), ..start };
         let mut executing = Executing::start(start).await.map_err(ExecError::from)?;
         let record = SessionRecord {
             version: SessionRecord::VERSION,
@@ -154,7 +158,11 @@ impl Engine {
     }
 
     /// In a monitor: becomes the supervisor of a session that lives without one.
-    pub(super) async fn take_over_session(&self, id: &ContainerId) -> Result<Session, MonitorError> {
+    pub(super) async fn take_over_session(
+        &self,
+        id: &ContainerId,
+        keeper: KeeperProgram,
+    ) -> Result<Session, MonitorError> {
         let folder = self.state.session(id);
         let gone = || MonitorError::State(StateError::NoSuchSession(id.to_string()));
         let lock = ContainerLock::attempt(&folder)?;
@@ -173,8 +181,9 @@ impl Engine {
         let _ = std::fs::remove_file(folder.control_socket());
         let listener = UnixListener::bind(folder.control_socket()).map_err(supervision("no control socket"));
         let listener = listener.map_err(ExecError::from)?;
+        let keeping = Keeping::begin(self.state.clone(), keeper, Charge::Session(id.clone()));
         let executing =
-            self.adopt_process(&folder, &record, &container, container_folder.clone(), outputs).await?;
+            self.adopt_process((&folder, &record), (container_folder, &container), outputs, keeping).await?;
         let executing = executing.ok_or_else(|| MonitorError::Request("it has ended".into()))?;
         let limit = record.timeout.and_then(|limit| limit_since(limit, record.started));
         let (state, hold) = (self.state.clone(), hold(&self.state.container(&record.container)).await);
@@ -183,14 +192,15 @@ impl Engine {
 
     async fn adopt_process(
         &self,
-        folder: &ContainerDir,
-        record: &SessionRecord,
-        container: &Record,
-        container_folder: ContainerDir,
+        (folder, record): (&ContainerDir, &SessionRecord),
+        (container_folder, container): (ContainerDir, &Record),
         outputs: Outputs,
+        keeping: Keeping,
     ) -> Result<Option<Executing>, MonitorError> {
-        let Some(process) = record.process.clone().filter(|process| process.is_alive(&self.host.boot_id))
-        else {
+        let kept = keeping.take().await.of(record.process.as_ref().map(|process| process.pid));
+        let can_be = |process: &ProcessId| kept.process.is_some() || process.is_alive(&self.host.boot_id);
+        let Some(process) = record.process.clone().filter(can_be) else {
+            keeping.done().await;
             return Ok(None);
         };
         // Nobody knows how much of a file its predecessor had read.
@@ -209,8 +219,10 @@ impl Engine {
             host: Arc::clone(&self.host),
             outputs,
             log: (self.state.logs_of(&folder.id), record.log),
+            keeping,
+            kept,
         };
-        Ok(Executing::adopt(adoption).map_err(ExecError::from)?)
+        Ok(Executing::adopt(adoption).await.map_err(ExecError::from)?)
     }
 
     /// Finds a session by its id or the beginning of it. Repairs what a dead supervisor has left.
@@ -266,12 +278,14 @@ impl Engine {
         let boot_id = &self.host.boot_id;
         let held = record.process.as_ref().and_then(|process| Held::hold(process, boot_id));
         let lives = record.process.as_ref().is_some_and(|process| process.is_alive(boot_id));
-        if lives {
+        if lives || self.has_keeper() {
             let task = MonitorTask::AdoptSession { id: folder.id.clone() };
             let supervised = self.ask_monitor(task, ANSWER_LIMIT).await.is_ok()
                 || lock_is_free(&folder).is_ok_and(|free| !free);
-            let record = folder.read_session()?.unwrap_or(record);
-            return Ok(SessionView { folder, record, supervised, report: None });
+            if lives || supervised {
+                let (record, report) = (folder.read_session()?.unwrap_or(record), folder.read_report()?);
+                return Ok(SessionView { folder, record, supervised, report });
+            }
         }
         let end = match held {
             Some(held) => held.status().await,

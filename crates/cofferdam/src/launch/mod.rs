@@ -35,6 +35,7 @@ use crate::exit::ExitReport;
 use crate::fault;
 use crate::host::HostFacts;
 use crate::id::{ContainerId, ContainerName};
+use crate::keeper::{Charge, KeeperProgram, Keeping, Kept};
 use crate::lifecycle::Status;
 use crate::network::check_namespace;
 use crate::process::{Reaper, Seat};
@@ -62,7 +63,14 @@ pub struct Launcher {
     state: StateDir,
     host: Arc<HostFacts>,
     runtime: Arc<dyn Runtime>,
-    background: Option<StdioFiles>,
+    background: Option<Background>,
+}
+
+/// What there is for a container in the background.
+#[derive(Debug, Clone)]
+struct Background {
+    streams: StdioFiles,
+    keeper: KeeperProgram,
 }
 
 /// A container that could be started: everything has been checked, and nothing has been made.
@@ -105,8 +113,8 @@ impl Launcher {
 
     /// For a process that nobody waits for: the report of a container is written down however long that takes, and its
     /// streams outlast the process.
-    pub(crate) fn in_background(self, streams: StdioFiles) -> Self {
-        Self { background: Some(streams), ..self }
+    pub(crate) fn in_background(self, streams: StdioFiles, keeper: KeeperProgram) -> Self {
+        Self { background: Some(Background { streams, keeper }), ..self }
     }
 
     /// The runtime.
@@ -213,7 +221,8 @@ impl Launcher {
         }
         let seat = take_seat()?;
         let (container, lock, record) = self.reserve(&prepared)?;
-        let launching = self.launching(container, lock, record, stdio, mode, seat);
+        let keeping = self.begin_keeping(&container.id);
+        let launching = Launching { keeping, ..self.launching(container, lock, record, stdio, mode, seat) };
         let id = launching.container.id.clone();
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (started_sender, started) = oneshot::channel();
@@ -243,14 +252,16 @@ impl Launcher {
         lock: ContainerLock,
         record: Record,
         stdio: StdioPlan,
+        (keeping, kept): (Keeping, Kept),
     ) -> Result<Container, LaunchError> {
         let seat = take_seat()?;
         let id = container.id.clone();
         let launching = self.launching(container, lock, record, stdio, Mode::Run, seat);
+        let launching = Launching { keeping: Some(keeping), ..launching };
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (started_sender, started) = oneshot::channel();
         let channel = (commands.clone(), receiver);
-        let supervisor = tokio::spawn(Supervisor::adopt(launching, channel, started_sender));
+        let supervisor = tokio::spawn(Supervisor::adopt(launching, kept, channel, started_sender));
         let started = started.await.map_err(|_| LaunchError::SupervisorDied)??;
         Ok(Container { id, started, commands, supervisor })
     }
@@ -274,9 +285,15 @@ impl Launcher {
             stdio,
             mode,
             unattended: self.background.is_some(),
+            keeping: None,
             reaper,
             seat,
         }
+    }
+
+    fn begin_keeping(&self, id: &ContainerId) -> Option<Keeping> {
+        let keeper = self.background.as_ref()?.keeper.clone();
+        Some(Keeping::begin(self.state.clone(), keeper, Charge::Container(id.clone())))
     }
 
     /// Makes the container's folder, name, bundle and record; unmakes them if one fails.
@@ -352,7 +369,7 @@ impl Launcher {
             keep_report: plan.keep_report,
             log: plan.log,
             journald: plan.journald.clone(),
-            background: self.background.clone(),
+            background: self.background.as_ref().map(|background| background.streams.clone()),
             pipes: PipeIds::default(),
             clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),
             sent: vec![],

@@ -147,9 +147,20 @@ pub(crate) struct MonitorProcess {
 /// Starts our own binary as a monitor. It has our environment, and our standard error until it lets go of it.
 #[expect(clippy::disallowed_methods, reason = "this is the one file that spawns")]
 pub(crate) fn spawn_monitor(program: &Path, args: &[String]) -> io::Result<MonitorProcess> {
+    spawn_ours(Command::new(program), args)
+}
+
+/// The same for a keeper, which a test's faults are not meant for.
+#[expect(clippy::disallowed_methods, reason = "this is the one file that spawns")]
+pub(crate) fn spawn_keeper(program: &Path, args: &[String]) -> io::Result<MonitorProcess> {
+    let mut command = Command::new(program);
+    command.env_remove("FAILPOINTS");
+    spawn_ours(command, args)
+}
+
+fn spawn_ours(mut command: Command, args: &[String]) -> io::Result<MonitorProcess> {
     let (stdin_end, stdin) = std::io::pipe()?;
     let (stdout, stdout_end) = std::io::pipe()?;
-    let mut command = Command::new(program);
     // No group of its own: it makes a session, which a group's leader may not.
     command.args(args).stdin(stdin_end).stdout(stdout_end);
     // Its status says nothing that its answer does not.

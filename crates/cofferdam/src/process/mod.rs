@@ -7,5 +7,7 @@
 mod invoke;
 mod reaper;
 
-pub(crate) use invoke::{Completed, Invocation, InvokeError, MonitorProcess, Streams, run, spawn_monitor};
+pub(crate) use invoke::{
+    Completed, Invocation, InvokeError, MonitorProcess, Streams, run, spawn_keeper, spawn_monitor,
+};
 pub(crate) use reaper::{Claim, ClaimError, Reaper, Seat};

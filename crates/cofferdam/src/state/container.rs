@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::StateError;
 use super::file::write_json;
-use super::{StateError, record};
+use super::record::{self, Record};
 use crate::exit::ExitReport;
 use crate::id::ContainerId;
 
@@ -132,6 +133,14 @@ impl ContainerDir {
     /// [`StateError`].
     pub fn read_last_report(&self) -> Result<Option<ExitReport>, StateError> {
         record::read_versioned(&self.last_report_file(), crate::exit::REPORT_VERSION)
+    }
+
+    /// Reads the report of the run that a record is about; `None` where that has none yet.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(crate) fn read_report_of_run(&self, record: &Record) -> Result<Option<ExitReport>, StateError> {
+        Ok(self.read_last_report()?.filter(|last| last.restarts == record.restarts.count))
     }
 
     fn last_report_file(&self) -> PathBuf {

@@ -26,7 +26,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(20);
 ///
 /// The descriptor is close-on-exec, so no child keeps the lock.
 #[derive(Debug)]
-pub(super) struct FileLock(#[expect(dead_code, reason = "it is held, not read")] File);
+pub(crate) struct FileLock(#[expect(dead_code, reason = "it is held, not read")] File);
 
 /// The lock of a container: whoever has it is its supervisor, or repairs what a dead one left.
 #[derive(Debug)]
@@ -50,14 +50,14 @@ impl FileLock {
     }
 
     /// Waits for a lock that nobody holds for long. Blocks the thread.
-    pub(super) fn wait(path: &Path) -> io::Result<Self> {
+    pub(crate) fn wait(path: &Path) -> io::Result<Self> {
         Self::within(path, SHORT_LIMIT)?.ok_or_else(|| {
             io::Error::new(io::ErrorKind::TimedOut, "another process holds the lock; is it stopped?")
         })
     }
 
     /// Takes the lock if it becomes free within the limit. Blocks the thread.
-    fn within(path: &Path, limit: Duration) -> io::Result<Option<Self>> {
+    pub(crate) fn within(path: &Path, limit: Duration) -> io::Result<Option<Self>> {
         let file = Self::open_or_make(path)?;
         let deadline = Instant::now() + limit;
         let mut pause = FIRST_PAUSE;

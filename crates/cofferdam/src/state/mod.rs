@@ -43,6 +43,7 @@ use rustix::fs::{CWD, RenameFlags};
 pub use container::ContainerDir;
 use file::remove_tree;
 pub(crate) use file::write_atomically;
+pub(crate) use lock::FileLock;
 pub use lock::{ContainerLock, lock_is_free};
 pub use record::{PipeIds, ProcessId, RECORD_VERSION, Record};
 pub use session::SessionRecord;
@@ -247,6 +248,15 @@ impl StateDir {
         }
     }
 
+    /// The socket of the keeper, and the lock under which one begins and ends.
+    pub(crate) fn keeper_socket(&self) -> PathBuf {
+        self.path.join("keeper.sock")
+    }
+
+    pub(crate) fn keeper_lock(&self) -> PathBuf {
+        self.path.join("keeper.lock")
+    }
+
     /// The folder of a container, whether it is there or not.
     #[must_use]
     pub fn container(&self, id: &ContainerId) -> ContainerDir {
@@ -362,9 +372,9 @@ impl StateDir {
         }
     }
 
-    fn lock_births(&self) -> Result<lock::FileLock, StateError> {
+    fn lock_births(&self) -> Result<FileLock, StateError> {
         let path = self.path.join("containers").join(".lock");
-        lock::FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
+        FileLock::wait(&path).map_err(|source| StateError::File { path, what: "locked", source })
     }
 }
 

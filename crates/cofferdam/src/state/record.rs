@@ -173,6 +173,11 @@ impl PipeIds {
 const SENT_LIMIT: usize = 64;
 
 impl Record {
+    /// Whether the process that it names is there.
+    pub(crate) fn lives(&self, boot_id: &str) -> bool {
+        self.process.as_ref().is_some_and(|process| process.is_alive(boot_id))
+    }
+
     /// What the user calls the container: its name, or the short id.
     pub(crate) fn title(&self) -> String {
         self.name.as_ref().map_or_else(|| self.id.short().to_owned(), ToString::to_string)

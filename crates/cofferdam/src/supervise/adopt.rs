@@ -3,7 +3,9 @@
 //! Invariant: a container that cannot be taken over is left as it is.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,14 +21,19 @@ use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::ExitReport;
 use crate::fault;
+use crate::keeper::Kept;
 use crate::lifecycle::Status;
 use crate::process::Claim;
 use crate::state::ProcessId;
+
+/// How long the runtime may take to say in what state the container is. Whoever wants it meanwhile waits.
+const STATUS_LIMIT: Duration = Duration::from_secs(3);
 
 impl Supervisor {
     /// Supervises a container from now to its end, whose supervisor has died. `started` is told once whether it is so.
     pub(crate) async fn adopt(
         launching: Launching,
+        kept: Kept,
         (sender, commands): (mpsc::Sender<Command>, mpsc::Receiver<Command>),
         started: oneshot::Sender<Result<Started, StartError>>,
     ) -> Option<ExitReport> {
@@ -37,8 +44,10 @@ impl Supervisor {
             supervisor.clear_half_made().await;
             supervisor.become_supervisor().map(|()| None)
         } else {
-            supervisor.ask_for_status().await;
-            supervisor.take_over(stdio, &sender, &hub).map(Some)
+            if supervisor.record.lives(&supervisor.host.boot_id) {
+                supervisor.ask_for_status().await;
+            }
+            supervisor.take_over(stdio, kept, &sender, &hub).await.map(Some)
         };
         let (made, listener) = match opened.and_then(|made| Ok((made, supervisor.listen()?))) {
             Ok(opened) => opened,
@@ -54,7 +63,12 @@ impl Supervisor {
 
     /// Its predecessor may have died between a call of the runtime and writing down what came of it.
     async fn ask_for_status(&mut self) {
-        match self.runtime.state(self.target.target()).await {
+        let asked = tokio::time::timeout(STATUS_LIMIT, self.runtime.state(self.target.target())).await;
+        let Ok(answer) = asked else {
+            tracing::warn!(limit = ?STATUS_LIMIT, "the runtime does not tell its state in time");
+            return;
+        };
+        match answer {
             Ok(state) if state.status.is_live() && state.status != Status::Creating => {
                 if state.status != Status::Created && self.record.started.is_none() {
                     self.has_started();
@@ -68,18 +82,19 @@ impl Supervisor {
     }
 
     /// Takes the container's process and its pipes into this process's hands.
-    fn take_over(
+    async fn take_over(
         &mut self,
         mut stdio: StdioPlan,
+        mut kept: Kept,
         commands: &mpsc::Sender<Command>,
         hub: &Arc<Hub>,
     ) -> Result<Made, StartError> {
         let no_process = || supervision("its process")(io::ErrorKind::NotFound.into());
         let process = self.record.process.clone().ok_or_else(no_process)?;
-        let init = Held::watch(&process, &self.host.boot_id).ok_or_else(no_process)?;
+        let init = Held::watch(&process, &self.host.boot_id, kept.process.take()).ok_or_else(no_process)?;
         let gofer = if self.record.sandboxed { self.find_gofer() } else { None };
         self.limit_run();
-        let ours = self.find_pipes();
+        let ours = self.find_pipes(&mut kept);
         let log = self.open_log(commands)?;
         let journald = self.open_journald()?;
         let journal = self.open_journal()?;
@@ -90,10 +105,12 @@ impl Supervisor {
         fault::reached("adopt.found")?;
         self.become_supervisor()?;
         fault::reached("adopt.recorded")?;
-        hub.connect(stdio.input.take(), None);
+        self.keep(&init, &ours, kept.terminal.as_ref()).await;
+        let copy = || kept.terminal.as_ref().map(OwnedFd::try_clone).transpose();
+        hub.connect(stdio.input.take(), copy().map_err(supervision("its terminal"))?);
         let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
-        let pumps =
-            Pumps::start(ours, stdio, None, &outputs).map_err(supervision("no threads for its streams"))?;
+        let pumps = Pumps::start(ours, stdio, kept.terminal, &outputs)
+            .map_err(supervision("no threads for its streams"))?;
         Ok(Made { init, gofer, pumps, terminal: None })
     }
 
@@ -115,15 +132,15 @@ impl Supervisor {
             args.first().is_some_and(|name| name == "runsc-gofer") && args.iter().any(|arg| arg.contains(id))
         };
         let pid = crate::proc::all_pids().find(is_gofer)?;
-        Held::watch(&ProcessId::of(pid, &self.host.boot_id)?, &self.host.boot_id)
+        Held::watch(&ProcessId::of(pid, &self.host.boot_id)?, &self.host.boot_id, None)
     }
 
-    /// Our ends of the container's pipes, reopened where a process of it still has them.
-    fn find_pipes(&self) -> OurEnds {
+    /// Our ends of the container's pipes: as they were kept, or reopened where a process of it still has them.
+    fn find_pipes(&self, kept: &mut Kept) -> OurEnds {
         let mut pids: Vec<i32> = self.record.process.iter().map(|process| process.pid).collect();
         if let Some(cgroup) = &self.record.cgroup {
             pids.extend(processes_in(&self.host.cgroups, cgroup));
         }
-        find_pipes(self.record.pipes, &pids)
+        find_pipes(self.record.pipes, &pids, kept)
     }
 }

@@ -1,16 +1,16 @@
 //! The terminal of a container: a runtime makes it and sends us the other side over a socket.
 
-use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::net::UnixListener;
 
 use super::error::{StartError, supervision};
 use super::stdio::OurEnds;
+use crate::keeper::receive;
 use crate::runtime::RuntimeError;
 
 /// How long a runtime that has succeeded may take to have sent the terminal.
@@ -37,15 +37,10 @@ impl ConsoleSocket {
     /// Waits for the terminal. Cancel safe until somebody has connected.
     pub(crate) async fn receive(&self) -> io::Result<OwnedFd> {
         let (stream, _) = self.listener.accept().await?;
-        loop {
-            stream.readable().await?;
-            let received =
-                stream.try_io(tokio::io::Interest::READABLE, || receive_descriptor(stream.as_fd()));
-            match received {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return result,
-            }
-        }
+        // The payload is the terminal's name, which is of no use here.
+        let (_, descriptors) = receive(&stream).await?;
+        let none = || io::Error::new(io::ErrorKind::InvalidData, "the runtime sent no terminal");
+        descriptors.into_iter().next().ok_or_else(none)
     }
 }
 
@@ -77,21 +72,6 @@ pub(crate) async fn with_terminal(
             .map_err(&lost)?,
     };
     Ok((pid, Some(master)))
-}
-
-fn receive_descriptor(stream: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    // The payload is the terminal's name, which is of no use here.
-    let mut name = [0; 4096];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(stream, &mut [IoSliceMut::new(&mut name)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    ancillary
-        .drain()
-        .find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        })
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the runtime sent no terminal"))
 }
 
 impl Drop for ConsoleSocket {

@@ -17,7 +17,7 @@ use super::error::{StartError, supervision};
 use super::held::Held;
 use super::lost::unseen;
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
-use super::streams::{find_pipes, outlast, skip_what_is_logged};
+use super::streams::{copies, find_pipes, outlast, skip_what_is_logged};
 use super::target::OwnedTarget;
 use super::tree;
 use crate::cgroup::{CgroupPath, processes_in};
@@ -25,6 +25,7 @@ use crate::error::{Code, Failure};
 use crate::exit::{AskedBy, Cause, Death, Evidence, ProcessEnd, SentSignal, StdioReport, decide};
 use crate::fault;
 use crate::host::HostFacts;
+use crate::keeper::{Keeping, Kept};
 use crate::logs::LogConfig;
 use crate::process::{Claim, Reaper};
 use crate::runtime::{ExecCall, KillScope, Runtime, RuntimeError};
@@ -145,6 +146,8 @@ pub(crate) struct ExecStart {
     pub(crate) host: Arc<HostFacts>,
     /// Where its output goes beside `stdio`.
     pub(crate) outputs: Outputs,
+    /// Where what must outlast this process is kept.
+    pub(crate) keeping: Option<Keeping>,
 }
 
 /// Everything that a process is taken over with.
@@ -162,6 +165,8 @@ pub(crate) struct ExecAdoption {
     pub(crate) outputs: Outputs,
     /// Where its output is kept.
     pub(crate) log: (PathBuf, LogConfig),
+    pub(crate) keeping: Keeping,
+    pub(crate) kept: Kept,
 }
 
 /// A process that runs in a container, as a child of this one.
@@ -172,6 +177,7 @@ pub(crate) struct Executing {
     pipes: PipeIds,
     terminal: Option<OwnedFd>,
     timed_out: Option<Duration>,
+    keeping: Option<Keeping>,
 }
 
 #[derive(Debug)]
@@ -193,7 +199,7 @@ impl Executing {
     /// # Errors
     /// [`StartError`]; nothing of it is left in the container.
     pub(crate) async fn start(start: ExecStart) -> Result<Self, StartError> {
-        let ExecStart { runtime, target, files, terminal, mut stdio, place, host, outputs } = start;
+        let ExecStart { runtime, target, files, terminal, mut stdio, place, host, outputs, keeping } = start;
         let reaper = Reaper::get().map_err(supervision("no child subreaper"))?;
         let _window = reaper.open_window();
         let (theirs, ours) =
@@ -221,12 +227,15 @@ impl Executing {
             let program = runtime.config().binary.clone();
             StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
         })?;
+        if let Some(keeping) = &keeping {
+            keeping.keep(copies(&process, &ours, master.as_ref())).await;
+        }
         let inside = files.inside().filter(|_| place.sandboxed);
         let mut handle =
             Handle { runtime, target, inside, _files: files, place, host, process, sent: vec![] };
         let input = stdio.input.take();
         match attach(ours, stdio, master, &outputs, input) {
-            Ok((terminal, pumps)) => Ok(Self { handle, pumps, pipes, terminal, timed_out: None }),
+            Ok((terminal, pumps)) => Ok(Self { handle, pumps, pipes, terminal, timed_out: None, keeping }),
             Err(error) => {
                 // Nobody would see it end.
                 if let Err(left) = handle.kill_tree(AskedBy::Kill).await {
@@ -241,7 +250,7 @@ impl Executing {
     ///
     /// # Errors
     /// [`StartError`]; the process is left as it is.
-    pub(crate) fn adopt(adoption: ExecAdoption) -> Result<Option<Self>, StartError> {
+    pub(crate) async fn adopt(adoption: ExecAdoption) -> Result<Option<Self>, StartError> {
         let ExecAdoption {
             runtime,
             target,
@@ -254,9 +263,12 @@ impl Executing {
             host,
             outputs,
             log,
+            keeping,
+            mut kept,
         } = adoption;
-        let Some(claim) = Held::watch(&process, &host.boot_id) else { return Ok(None) };
-        let ours = find_pipes(pipes, &pids_of(&process, &place, &host));
+        let Some(claim) = Held::watch(&process, &host.boot_id, kept.process.take()) else { return Ok(None) };
+        let ours = find_pipes(pipes, &pids_of(&process, &place, &host), &mut kept);
+        keeping.keep(copies(&claim, &ours, kept.terminal.as_ref())).await;
         if let Some(journal) = &outputs.journal {
             let (folder, config) = log;
             skip_what_is_logged(&ours, journal, &folder, Some(config)).map_err(supervision("no pipe"))?;
@@ -273,13 +285,20 @@ impl Executing {
         };
         let mut stdio = stdio;
         let input = stdio.input.take();
-        let (terminal, pumps) = attach(ours, stdio, None, &outputs, input)?;
-        Ok(Some(Self { handle, pumps, pipes, terminal, timed_out: None }))
+        let (terminal, pumps) = attach(ours, stdio, kept.terminal, &outputs, input)?;
+        Ok(Some(Self { handle, pumps, pipes, terminal, timed_out: None, keeping: Some(keeping) }))
     }
 
     /// The pid on the host that stands for it: its own under runc, a helper's under gVisor.
     pub(crate) fn pid(&self) -> i32 {
         self.handle.process.pid
+    }
+
+    /// Says that no successor will come.
+    pub(crate) async fn let_go(&self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.done().await;
+        }
     }
 
     /// Its pid inside the sandbox, where there is one.

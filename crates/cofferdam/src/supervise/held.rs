@@ -1,5 +1,6 @@
 //! The process of a container that is not our child, held, and its exit status as the kernel still has it.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -32,9 +33,17 @@ impl Held {
         named.is_known(boot_id).then_some(Self { pid: named.pid, start_time: named.start_time, process })
     }
 
-    /// Watches a process as if it were a child: what it gives has no answer where nobody can tell how it ended.
-    pub(super) fn watch(named: &ProcessId, boot_id: &str) -> Option<Claim> {
-        let (held, watched) = (Self::hold(named, boot_id)?, Self::hold(named, boot_id)?);
+    /// Watches a process as if it were a child: what it gives has no answer where nobody can tell how it ended. With a
+    /// handle on it that was kept, it may have ended and been reaped.
+    pub(super) fn watch(named: &ProcessId, boot_id: &str, kept: Option<OwnedFd>) -> Option<Claim> {
+        let hold = || match &kept {
+            Some(kept) => {
+                let process = PidFd::from(kept.try_clone().ok()?);
+                Some(Self { pid: named.pid, start_time: named.start_time, process })
+            }
+            None => Self::hold(named, boot_id),
+        };
+        let (held, watched) = (hold()?, hold()?);
         let (sender, end) = oneshot::channel();
         tokio::spawn(async move {
             if watched.process.ended().await.is_ok()

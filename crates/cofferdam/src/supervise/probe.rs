@@ -99,6 +99,7 @@ impl Prober {
             place: self.place.clone(),
             host: Arc::clone(&self.host),
             outputs: Outputs::default(),
+            keeping: None,
         };
         let at = Instant::now() + limit;
         let mut executing = Executing::start(start).await.map_err(|error| Failure::of(&error).to_string())?;

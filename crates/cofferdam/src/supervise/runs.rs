@@ -65,6 +65,7 @@ impl Supervisor {
         self.limit_life(&hub.activity);
         let mut callers = Callers { commands, last_words };
         let report = self.run_to_the_end(made, &mut callers, &sender, &hub).await;
+        self.let_go().await;
         // Attached callers have all of it by now, and see the end.
         hub.close();
         self.say_goodbye(&report, &mut callers);

@@ -1,6 +1,6 @@
 //! What a container's streams have beside its pipes: ends that outlast the supervisor, a journal, a log.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,9 @@ use super::sink::{SharedJournald, SharedLog};
 use super::stdio::OurEnds;
 use super::supervisor::Supervisor;
 use crate::exit::AskedBy;
+use crate::keeper::Kept;
 use crate::logs::{JournaldWriter, LogConfig, LogWriter, Stream, logged_at};
+use crate::process::Claim;
 use crate::runtime::ContainerStdio;
 use crate::state::PipeIds;
 
@@ -41,6 +43,20 @@ impl Supervisor {
         let writer = JournaldWriter::open(config.clone(), &self.record.id, self.record.name.as_ref());
         let writer = writer.map_err(|source| StartError::Journald { path: config.socket(), source })?;
         Ok(Some(Arc::new(Mutex::new(writer))))
+    }
+
+    /// Has the keeper keep what a successor needs, where the container outlasts this process.
+    pub(super) async fn keep(&self, init: &Claim, ours: &OurEnds, terminal: Option<&OwnedFd>) {
+        if let Some(keeping) = &self.keeping {
+            keeping.keep(copies(init, ours, terminal)).await;
+        }
+    }
+
+    /// Says that no successor will come.
+    pub(super) async fn let_go(&self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.done().await;
+        }
     }
 
     /// Opens the container's log, if it is to have one, before there is anything to write into it.
@@ -77,15 +93,33 @@ pub(super) fn outlast(ends: ContainerStdio, interactive: bool) -> std::io::Resul
     Ok((ends, ids))
 }
 
-/// Our ends of pipes, reopened where one of these processes still has them.
-pub(super) fn find_pipes(ids: PipeIds, pids: &[i32]) -> OurEnds {
+/// What a successor needs of a process, in copies. What cannot be copied is not kept.
+pub(super) fn copies(process: &Claim, ours: &OurEnds, terminal: Option<&OwnedFd>) -> Kept {
+    let copy = |descriptor: &OwnedFd| descriptor.try_clone().ok();
+    // The pipes of what has a terminal are only the runtime's.
+    let output = |end: &Option<OwnedFd>| end.as_ref().filter(|_| terminal.is_none()).and_then(copy);
+    Kept {
+        pid: process.pid,
+        process: process.pidfd.as_ref().and_then(|pidfd| pidfd.as_fd().try_clone_to_owned().ok()),
+        stdout: output(&ours.stdout),
+        stderr: output(&ours.stderr),
+        terminal: terminal.and_then(copy),
+    }
+}
+
+/// Our ends of pipes: as they were kept, or reopened where one of these processes still has them.
+pub(super) fn find_pipes(ids: PipeIds, pids: &[i32], kept: &mut Kept) -> OurEnds {
     let open = |inode: Option<u64>, writes: bool| {
         let path = pids.iter().find_map(|pid| descriptor_of(*pid, inode?))?;
         let mut options = std::fs::OpenOptions::new();
         options.read(!writes).write(writes).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
         options.open(path).ok().map(OwnedFd::from)
     };
-    OurEnds { stdin: open(ids.stdin, true), stdout: open(ids.stdout, false), stderr: open(ids.stderr, false) }
+    OurEnds {
+        stdin: open(ids.stdin, true),
+        stdout: kept.stdout.take().or_else(|| open(ids.stdout, false)),
+        stderr: kept.stderr.take().or_else(|| open(ids.stderr, false)),
+    }
 }
 
 /// The path of a process's descriptor of a pipe.

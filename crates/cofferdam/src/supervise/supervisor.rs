@@ -32,6 +32,7 @@ use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::health::Health;
 use crate::host::HostFacts;
+use crate::keeper::Keeping;
 use crate::lifecycle::{Status, Verb};
 use crate::process::{Claim, ClaimError, Reaper, Seat};
 use crate::runtime::{Clearing, ContainerStdio, CreateCall, Runtime, RuntimeError};
@@ -64,6 +65,8 @@ pub(crate) struct Launching {
     pub(crate) mode: Mode,
     /// Whether nobody waits for the result: what is not written down is lost.
     pub(crate) unattended: bool,
+    /// Where what must outlast this process is kept.
+    pub(crate) keeping: Option<Keeping>,
     pub(crate) reaper: &'static Reaper,
     pub(crate) seat: Seat,
 }
@@ -88,6 +91,7 @@ pub(crate) struct Supervisor {
     _lock: ContainerLock,
     pub(super) record: Record,
     pub(super) unattended: bool,
+    pub(super) keeping: Option<Keeping>,
     /// Whether the container had another supervisor, and is thus not our child.
     pub(super) adopted: bool,
     pub(super) target: OwnedTarget,
@@ -160,6 +164,7 @@ impl Supervisor {
             stdio,
             mode,
             unattended,
+            keeping,
             reaper,
             seat,
         } = launching;
@@ -172,6 +177,7 @@ impl Supervisor {
             _lock: lock,
             record,
             unattended,
+            keeping,
             adopted: false,
             target,
             reaper,
@@ -243,6 +249,7 @@ impl Supervisor {
         }
         fault::reached("launch.claimed")?;
         self.container.write_record(&self.record)?;
+        self.keep(&init, &ours, master.as_ref()).await;
         let copy =
             || master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"));
         let terminal = copy()?;
@@ -357,6 +364,7 @@ impl Supervisor {
     /// Takes away everything that a launch has made. Errors are logged: the launch's own error is the one to report.
     async fn unmake(&self, cause: &StartError) {
         self.take_back(cause).await;
+        self.let_go().await;
         let mut errors = vec![];
         forget(&self.state, &self.container, &self.record, None, &mut errors);
         self.log_leftovers(errors);

@@ -128,6 +128,7 @@ impl Engine {
             place: Place::of(&view.record),
             host: Arc::clone(&self.host),
             outputs,
+            keeping: None,
         };
         Ok((view, start, hold))
     }
