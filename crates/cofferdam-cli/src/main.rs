@@ -26,6 +26,9 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::cli::{Cli, Command};
 use crate::output::{CliError, OUR_FAILURE};
 
+/// Descriptors that a supervisor has open at most, with some to spare.
+const DESCRIPTORS: u64 = 32;
+
 fn main() -> ExitCode {
     let _armed = cofferdam::fault::arm();
     if std::env::args_os().len() == 1 {
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    if let Err(failure) = log_to_stderr(&cli.global.log_level) {
+    if let Err(failure) = log_to_stderr(&cli.global.log_level).and_then(|()| check_descriptors()) {
         output::print_failure(&failure);
         return ExitCode::from(OUR_FAILURE);
     }
@@ -62,6 +65,20 @@ fn main() -> ExitCode {
             output::print_failure(&error.0);
             ExitCode::from(OUR_FAILURE.max(cofferdam::exit::shell_code_of_failure(error.0.code)))
         }
+    }
+}
+
+/// Refuses a limit of open files below which nothing works, before it fails in the middle.
+fn check_descriptors() -> Result<(), Failure> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    match limit {
+        Some(limit) if limit < DESCRIPTORS => Err(Failure {
+            code: Code::ResourceLimit,
+            what: format!("the limit of open files is {limit}, and cofferdam needs {DESCRIPTORS}"),
+            why: vec![],
+            next: Some("raise it with `ulimit -n 1024`".into()),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -136,6 +136,8 @@ codes! {
     NoLog = "E0507", Conflict;
     /// journald does not listen.
     JournaldUnreachable = "E0508", Unavailable;
+    /// A limit of this process is too low to work in.
+    ResourceLimit = "E0509", Unavailable;
     /// The state directory cannot be used.
     StateDirectory = "E0601", Unavailable;
     /// A record in the state directory is damaged.

@@ -40,6 +40,9 @@ pub enum InvalidId {
         quote(.0)
     )]
     Name(String),
+    /// It would hide the container whose id it is.
+    #[error("{} cannot be a container's name: it has the form of an id", quote(.0))]
+    NameLikeId(String),
 }
 
 impl Diagnose for InvalidId {
@@ -50,7 +53,7 @@ impl Diagnose for InvalidId {
     fn next_step(&self) -> Option<String> {
         match self {
             Self::Id(_) => Some("`cofferdam ps --all --no-trunc` prints whole ids".into()),
-            Self::Name(_) => Some("leave --name out to have only an id".into()),
+            Self::Name(_) | Self::NameLikeId(_) => Some("leave --name out to have only an id".into()),
         }
     }
 }
@@ -113,9 +116,11 @@ impl FromStr for ContainerName {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
         let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-        // It would hide the container whose id it is.
         let is_id = text.parse::<ContainerId>().is_ok();
-        if starts_well && !is_id && text.len() <= NAME_LENGTH_LIMIT && text.bytes().all(allowed) {
+        if is_id {
+            return Err(InvalidId::NameLikeId(text.to_owned()));
+        }
+        if starts_well && text.len() <= NAME_LENGTH_LIMIT && text.bytes().all(allowed) {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidId::Name(text.to_owned()))

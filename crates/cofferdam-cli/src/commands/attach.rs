@@ -6,6 +6,7 @@ use cofferdam::engine::{EngineError, View};
 use cofferdam::exit::{AskedBy, ExitReport};
 use cofferdam::logs::Stream;
 use cofferdam::signal::Signal;
+use cofferdam::state::StateError;
 use cofferdam::supervise::frame::Frame;
 use cofferdam::supervise::{Attached, AttachedInput, AttachedOutput};
 use tokio::sync::mpsc;
@@ -45,13 +46,22 @@ pub(super) async fn attach(context: &Context, args: AttachArgs) -> Result<u8, Cl
 async fn to_the_end(context: &Context, view: &View, attachment: Attachment<'_>) -> Result<u8, CliError> {
     let (engine, id) = (&context.engine, view.container.id.to_string());
     let pass_on = async |signal| engine.kill_by(&id, signal, false, AskedBy::Forwarded).await;
-    let report = match take_part(attachment, pass_on).await? {
-        None => return Ok(0),
-        Some(Some(report)) => *report,
-        // Its supervisor has gone without a word.
-        Some(None) => engine.wait(&id, None).await?,
+    let input = !attachment.no_stdin;
+    let again = async || engine.attach(&id, input).await.map(|(_, attached)| attached);
+    let report = match take_part(attachment, pass_on, again).await? {
+        Parting::Detached => return Ok(0),
+        Parting::Ended(report) => *report,
+        Parting::Unseen => engine.wait(&id, None).await?,
     };
     Ok(conclude(&report))
+}
+
+/// How an attachment is over.
+pub(super) enum Parting {
+    Detached,
+    Ended(Box<ExitReport>),
+    /// The container has ended, and its supervisor had gone without a word.
+    Unseen,
 }
 
 /// An attachment, and how this terminal takes part in it.
@@ -65,34 +75,58 @@ pub(super) struct Attachment<'a> {
     pub(super) proxies: bool,
 }
 
-/// Takes part until the end, whose report it gives if that came, or until the caller detaches: `None`.
+/// Takes part until the end, or until the caller detaches. `again` attaches to the next supervisor where one has died.
 pub(super) async fn take_part(
     attachment: Attachment<'_>,
     pass_on: impl AsyncFn(Signal) -> Result<(), EngineError>,
-) -> Result<Option<Option<Box<ExitReport>>>, CliError> {
+    again: impl AsyncFn() -> Result<Attached, EngineError>,
+) -> Result<Parting, CliError> {
     let Attachment { name, attached, no_stdin, detach_keys, proxies } = attachment;
-    let incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
-    let Attached { output, input, terminal, takes_input } = attached;
+    let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
+    let Attached { mut output, mut input, terminal, takes_input } = attached;
     let takes_input = takes_input && !no_stdin;
     let raw_mode = if terminal && takes_input { RawMode::enter_if_possible() } else { None };
     // Keys are a person's: what a program sends may hold any bytes.
     let keys = if takes_input && stdin_is_terminal() { detach_keys } else { DetachKeys::none() };
-    let caller = Caller { pass_on, terminal, keys, proxies };
-    let printed = tokio::select! {
-        printed = print_all(output) => Some(printed),
-        () = caller.send_all(input, takes_input, incoming) => None,
-    };
-    drop(raw_mode);
-    let Some(printed) = printed else {
-        note(format_args!("detached from {name}, which goes on"));
-        return Ok(None);
-    };
-    printed.map(Some).map_err(|error| CliError::internal("the output cannot be handed on", &error))
+    let mut caller = Caller { pass_on, terminal, keys, proxies, typed: read_stdin(takes_input) };
+    loop {
+        let printed = tokio::select! {
+            printed = print_all(output) => printed,
+            () = caller.send_all(input, &mut incoming) => {
+                drop(raw_mode);
+                note(format_args!("detached from {name}, which goes on"));
+                return Ok(Parting::Detached);
+            }
+        };
+        let report = printed.map_err(|error| CliError::internal("the output cannot be handed on", &error))?;
+        if let Some(report) = report {
+            return Ok(Parting::Ended(report));
+        }
+        match again().await {
+            Ok(attached) => (output, input) = (attached.output, attached.input),
+            Err(error) if has_ended(&error) => return Ok(Parting::Unseen),
+            Err(error) => return Err(error.into()),
+        }
+        // In raw mode a line begins where the last one ended.
+        warn(format_args!(
+            "the supervisor of {name} died. Another one goes on; what came meanwhile is in its log\r"
+        ));
+    }
 }
 
-/// Prints what comes until the container has ended; gives its report, if that came.
+/// Whether there is nothing to attach to any more.
+const fn has_ended(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::WrongState(_)
+            | EngineError::State(StateError::NoSuchContainer(_) | StateError::NoSuchSession(_))
+    )
+}
+
+/// Prints what comes until the container has ended, whose report it gives, or its supervisor has died.
 async fn print_all(mut output: AttachedOutput) -> io::Result<Option<Box<ExitReport>>> {
-    while let Some(frame) = output.next().await? {
+    // Whoever is killed may leave half a frame, or an error.
+    while let Ok(Some(frame)) = output.next().await {
         match frame {
             Frame::Output(Stream::Stdout, bytes) => {
                 let mut out = io::stdout().lock();
@@ -116,16 +150,16 @@ struct Caller<P> {
     terminal: bool,
     keys: DetachKeys,
     proxies: bool,
+    typed: Option<mpsc::Receiver<Vec<u8>>>,
 }
 
 impl<P: AsyncFn(Signal) -> Result<(), EngineError>> Caller<P> {
     /// Sends what the caller types, and his signals. Ends when he detaches.
-    async fn send_all(mut self, mut input: AttachedInput, takes_input: bool, mut incoming: Incoming) {
-        let mut typed = read_stdin(takes_input);
+    async fn send_all(&mut self, mut input: AttachedInput, incoming: &mut Incoming) {
         self.send_size(&mut input).await;
         loop {
             tokio::select! {
-                bytes = next_of(&mut typed) => match self.keys.take(&bytes) {
+                bytes = next_of(&mut self.typed) => match self.keys.take(&bytes) {
                     Typed::Bytes(bytes) => {
                         // The container has gone, which the output shows.
                         let _ = input.send(&Frame::Input(bytes)).await;

@@ -1,5 +1,7 @@
 //! `events`: what happens to containers, as it happens.
 
+use std::time::Duration;
+
 use cofferdam::engine::EventsFrom;
 use cofferdam::error::{Code, Failure};
 use cofferdam::event::Event;
@@ -8,6 +10,9 @@ use crate::cli::EventsArgs;
 use crate::context::Context;
 use crate::output::{CliError, print};
 use crate::template::Template;
+
+/// How often it is seen to that every container has a supervisor, which tells of its end.
+const REPAIRS: Duration = Duration::from_secs(5);
 
 /// One `KEY=VALUE`, in docker's grammar.
 enum Filter {
@@ -49,7 +54,17 @@ pub(super) async fn events(context: &Context, args: EventsArgs) -> Result<u8, Cl
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
     let from = EventsFrom { since: args.since, until: args.until, after: args.after };
     let mut stream = context.engine.events(from)?;
-    while let Some(event) = stream.next().await? {
+    let mut repairs = tokio::time::interval(REPAIRS);
+    loop {
+        let event = tokio::select! {
+            event = stream.next() => event?,
+            _ = repairs.tick() => {
+                // Whoever looks at a container whose supervisor has died mends that, and what has happened is told.
+                let _ = context.engine.containers().await;
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
         // Of several filters of one kind any will do, of several kinds all have to fit.
         let (by_word, by_container): (Vec<&Filter>, Vec<&Filter>) =
             filters.iter().partition(|filter| matches!(filter, Filter::Event(_)));

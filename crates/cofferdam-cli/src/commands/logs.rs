@@ -12,7 +12,15 @@ use crate::output::{CliError, warn};
 
 pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliError> {
     let log = context.engine.logs(&args.container, args.reading.limits()).await?;
-    print_log(log, &args.reading).await
+    let code = print_log(log, &args.reading).await?;
+    // It may have been forgotten meanwhile.
+    let view = context.engine.find(&args.container).await.ok();
+    if view.and_then(|view| view.report).is_some_and(|report| report.stdio.truncated) {
+        warn(
+            "what it wrote last may be missing: nobody read it to the end (`stdio.truncated` in its report)",
+        );
+    }
+    Ok(code)
 }
 
 /// Prints what is wanted of a log.

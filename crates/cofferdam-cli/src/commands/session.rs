@@ -5,7 +5,7 @@ use cofferdam::exit::AskedBy;
 use jiff::{Timestamp, Unit};
 use serde_json::{Value, json};
 
-use super::attach::{Attachment, take_part};
+use super::attach::{Attachment, Parting, take_part};
 use super::each;
 use super::logs::print_log;
 use super::run::conclude;
@@ -32,10 +32,11 @@ pub(super) async fn session(context: &Context, command: SessionCommand) -> Resul
             let id = view.folder.id.to_string();
             let attachment = Attachment { name: &session, attached, no_stdin, detach_keys, proxies: true };
             let pass_on = async |signal| engine.kill_session(&id, signal, AskedBy::Forwarded).await;
-            match take_part(attachment, pass_on).await? {
-                None => Ok(0),
-                Some(Some(report)) => Ok(conclude(&report)),
-                Some(None) => Ok(conclude(&engine.wait_for_session(&id, None).await?)),
+            let again = async || engine.attach_to_session(&id, !no_stdin).await.map(|(_, attached)| attached);
+            match take_part(attachment, pass_on, again).await? {
+                Parting::Detached => Ok(0),
+                Parting::Ended(report) => Ok(conclude(&report)),
+                Parting::Unseen => Ok(conclude(&engine.wait_for_session(&id, None).await?)),
             }
         }
         SessionCommand::Logs { reading, session } => {

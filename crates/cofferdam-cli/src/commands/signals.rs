@@ -7,7 +7,7 @@ use cofferdam::state::StateError;
 use super::each;
 use crate::cli::{KillArgs, RmArgs, StopArgs};
 use crate::context::Context;
-use crate::output::{CliError, warn};
+use crate::output::{CliError, note, warn};
 
 pub(super) async fn kill(context: &Context, args: KillArgs) -> Result<u8, CliError> {
     each(&args.containers.containers, async |name| {
@@ -35,7 +35,7 @@ pub(super) async fn remove(context: &Context, args: RmArgs) -> Result<u8, CliErr
             Ok(RemoveOutcome::Discarded(failure)) => {
                 warn(format_args!("{failure}; it was removed all the same"))
             }
-            Err(EngineError::State(StateError::NoSuchContainer(_))) if args.force => {}
+            Err(EngineError::State(error @ StateError::NoSuchContainer(_))) if args.force => note(error),
             Err(error) => return Err(error.into()),
         }
         Ok(())

@@ -14,6 +14,7 @@ use crate::{Case, case};
 pub(crate) const CASES: &[Case] = &[
     case("attach::input_and_output_and_code", input_and_output_and_code),
     case("attach::a_start_can_be_attached", a_start_can_be_attached).only(is_one_of_each),
+    case("attach::goes_on_with_the_next_supervisor", goes_on_with_the_next_supervisor),
     case("attach::several_at_once_see_the_same", several_at_once_see_the_same),
     case("attach::a_caller_who_does_not_read", a_caller_who_does_not_read).only(is_one_of_each),
     case("attach::signals_are_passed_on_unless_they_are_not", signals_are_passed_on),
@@ -65,6 +66,20 @@ fn input_and_output_and_code(lab: &Lab) {
     assert!(first.text().ends_with("got one\ngot end"), "{first:?}");
     assert_eq!((second.text().as_str(), second.stderr.as_str()), ("got end", "err end\n"));
     assert_eq!(lab.report(&id)["cause"]["code"], 9);
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn goes_on_with_the_next_supervisor(lab: &Lab) {
+    let id = lab.run_detached(&["--interactive"], &["sh", "-c", ECHO]);
+    let mut caller = attach(lab, &id, &[]);
+    until_attached(lab, &id, 1);
+    crate::keeper::kill_supervisor(lab, &id);
+    until_attached(lab, &id, 1);
+    caller.child.stdin.as_mut().unwrap().write_all(b"end\n").unwrap();
+    let done = caller.finish();
+    assert!(done.code == Some(9) || !crate::deaths::kernel_keeps_exits(), "{done:?}");
+    assert!(done.text().ends_with("got end") && done.stderr.contains("Another one goes on"), "{done:?}");
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
 }

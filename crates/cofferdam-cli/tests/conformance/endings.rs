@@ -172,6 +172,8 @@ fn a_read_only_state_directory(lab: &Lab) {
     tell(lab, "c");
     assert_eq!(lab.report(&id)["cause"]["code"], 7, "its monitor tells it, whatever the disk says");
     assert!(report_on_disk(lab, &id).is_none());
+    // Its monitor has the only word of it.
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_error("E0604"));
     disk.mount(&["-o", "remount,rw"]);
     eventually("the report is on the disk", || report_on_disk(lab, &id).is_some());
     assert_eq!(answer(caller)["ended"]["cause"]["code"], 7);
@@ -220,15 +222,19 @@ fn a_supervisor_without_descriptors(lab: &Lab) {
     let args = lab.launch_args("run", &["--detach", "--name", "c"], &["sh", "-c", &script]);
     let words: Vec<String> = args.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
     let program = lab.command::<&str>([]).get_program().to_string_lossy().into_owned();
-    let mut command = new_command("sh");
-    command.args(["-c", &format!("ulimit -n 48; exec '{program}' {}", words.join(" "))]);
-    for (key, value) in lab.command::<&str>([]).get_envs() {
-        match value {
-            Some(value) => command.env(key, value),
-            None => command.env_remove(key),
-        };
-    }
-    let id = finish(command).expect_code(0).text();
+    let start_with = |descriptors: u32| {
+        let mut command = new_command("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors}; exec '{program}' {}", words.join(" "))]);
+        for (key, value) in lab.command::<&str>([]).get_envs() {
+            match value {
+                Some(value) => command.env(key, value),
+                None => command.env_remove(key),
+            };
+        }
+        finish(command)
+    };
+    drop(start_with(6).expect_error("E0509"));
+    let id = start_with(48).expect_code(0).text();
     let socket = lab.state().join("containers").join(&id).join("control.sock");
     // They are let in until none is left, and the others wait.
     let callers: Vec<_> = (0..64).map(|_| UnixStream::connect(&socket).unwrap()).collect();

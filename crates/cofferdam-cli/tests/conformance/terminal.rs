@@ -109,6 +109,10 @@ fn left_and_found_again(lab: &Lab) {
     terminal.line("$COFFERDAM attach t; echo code=$?");
     terminal.line("echo here$((40+2))");
     terminal.until("here42");
+    crate::keeper::kill_supervisor(lab, &id);
+    terminal.until("Another one goes on");
+    terminal.line("echo there$((40+3))");
+    terminal.until("there43");
     terminal.key("C-p");
     terminal.key("C-q");
     terminal.until("code=0");

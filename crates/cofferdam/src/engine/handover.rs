@@ -3,23 +3,54 @@
 //! Whoever finds it starts a monitor, as for a new container. Where many find it at once, the lock decides which monitor
 //! becomes its supervisor; the others see it and go.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::monitor::{MonitorError, MonitorTask};
+use super::verbs::LOOK_AGAIN;
 use super::{Engine, View};
 use crate::error::Failure;
 use crate::id::ContainerId;
-use crate::keeper::{Charge, Keeper, KeeperProgram, Keeping, Kept};
+use crate::keeper::{Charge, KeeperProgram, Keeping, Kept, Successors};
 use crate::launch;
 use crate::lifecycle::Status;
 use crate::request::StdioFiles;
-use crate::state::{ContainerDir, ContainerLock, Record, StateError};
+use crate::state::{ContainerDir, ContainerLock, Record, StateError, lock_is_free};
 use crate::supervise::stdio::StdioPlan;
 
 /// How long a monitor may take to take a container over: it reads its log.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 /// How long those who only look at a container may hold its lock.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long the keeper may take to answer, and a monitor of its own to begin.
+const KEEPER_LIMIT: Duration = Duration::from_secs(1);
+
+/// In a keeper.
+impl Successors for Engine {
+    async fn start(&self, charge: Charge) {
+        // It may have ended, or have been handed over by a command.
+        if let Err(error) = self.ask_monitor(charge.into(), HANDOVER_LIMIT).await {
+            tracing::debug!(error = %Failure::of(&error), "it was not handed over");
+        }
+    }
+
+    fn are_needed(&self, charge: &Charge) -> bool {
+        let (folder, recorded) = match charge {
+            Charge::Container(id) => {
+                let folder = self.state.container(id);
+                let recorded = folder.read_record().map(|record| record.is_some());
+                (folder, recorded)
+            }
+            Charge::Session(id) => {
+                let folder = self.state.session(id);
+                let recorded = folder.read_session().map(|record| record.is_some());
+                (folder, recorded)
+            }
+        };
+        // What cannot be read may be mended.
+        recorded.unwrap_or(true) && folder.read_report().map_or(true, |report| report.is_none())
+    }
+}
 
 impl Engine {
     /// Starts a monitor for a container that lives without one, and waits until it has a supervisor. `false` where it
@@ -35,7 +66,7 @@ impl Engine {
                 let error = Failure::of(&error);
                 tracing::debug!(container = %container.id, %error, "it was not handed over");
                 // Another monitor may have been faster.
-                crate::state::lock_is_free(container).is_ok_and(|free| !free)
+                lock_is_free(container).is_ok_and(|free| !free)
             }
         }
     }
@@ -63,12 +94,17 @@ impl Engine {
                 let launcher = launcher.in_background(files, keeper);
                 return Ok(launcher.adopt(container, lock, record, stdio, (keeping, kept)).await?);
             }
+            let ended = || MonitorError::Request("it has ended".into());
+            if kept.process.is_none() && container.read_report()?.is_none() {
+                // Whoever asked may know more of its end.
+                return Err(ended());
+            }
             keeping.done().await;
             drop(lock);
             // What its supervisor has left is taken away now, and not by the next command.
             match self.view(container.clone()).await {
                 Ok(Some(view)) if view.record.status == Status::Restarting => {}
-                _ => return Err(MonitorError::Request("it has ended".into())),
+                _ => return Err(ended()),
             }
         }
     }
@@ -91,23 +127,26 @@ impl Engine {
         })
     }
 
-    /// In a keeper: keeps until nothing is left to keep.
-    pub(super) async fn keep(self, keeper: Keeper) {
-        let adopt = move |charge: Charge| {
-            let engine = self.clone();
-            async move {
-                // It may have ended, or have been handed over by a command.
-                if let Err(error) = engine.ask_monitor(charge.into(), HANDOVER_LIMIT).await {
-                    tracing::debug!(error = %Failure::of(&error), "it was not handed over");
-                }
-            }
-        };
-        keeper.serve(adopt).await;
+    /// Has the keeper's new monitor take over what a dead container has left: how it ended, and what it said last.
+    pub(super) async fn ask_keeper(&self, container: &ContainerDir) {
+        if !self.has_keeper().await {
+            return;
+        }
+        if self.monitor.is_some() {
+            self.hand_over(container).await;
+            return;
+        }
+        // The keeper has seen the death as well, and starts one by itself.
+        let begun = Instant::now();
+        while begun.elapsed() < KEEPER_LIMIT && lock_is_free(container).is_ok_and(|free| free) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     }
 
-    /// Whether there is a keeper, which may have what a dead container has left.
-    pub(super) fn has_keeper(&self) -> bool {
-        self.monitor.is_some() && std::os::unix::net::UnixStream::connect(self.state.keeper_socket()).is_ok()
+    /// Whether there is a keeper.
+    pub(super) async fn has_keeper(&self) -> bool {
+        let connecting = tokio::net::UnixStream::connect(self.state.keeper_socket());
+        matches!(tokio::time::timeout(KEEPER_LIMIT, connecting).await, Ok(Ok(_)))
     }
 
     /// A container that lives without a supervisor, as it is once a new one has been started.

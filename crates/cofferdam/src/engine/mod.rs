@@ -50,6 +50,8 @@ pub struct Engine {
     state: StateDir,
     host: Arc<HostFacts>,
     monitor: Option<Arc<MonitorProgram>>,
+    /// The soft limit of descriptors that its monitors are to have; `None` for this process's own.
+    descriptors: Option<u64>,
 }
 
 /// What is true of a container now.
@@ -191,7 +193,12 @@ impl Engine {
     /// # Errors
     /// [`StateError::Unusable`].
     pub fn open(state_dir: &Path) -> Result<Self, StateError> {
-        Ok(Self { state: StateDir::open(state_dir)?, host: Arc::new(HostFacts::probe()), monitor: None })
+        Ok(Self {
+            state: StateDir::open(state_dir)?,
+            host: Arc::new(HostFacts::probe()),
+            monitor: None,
+            descriptors: None,
+        })
     }
 
     /// The state directory.

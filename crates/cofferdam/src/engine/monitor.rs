@@ -14,6 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::Engine;
 use super::exec::{ExecError, ExecRequest};
 use crate::error::{Code, Diagnose, Failure};
@@ -88,6 +90,8 @@ struct MonitorRequest {
     state_dir: PathBuf,
     /// What it is itself, for the keeper.
     program: MonitorProgram,
+    /// The soft limit of descriptors that it is to have, if that is not its maker's.
+    descriptors: Option<u64>,
     task: MonitorTask,
 }
 
@@ -197,10 +201,13 @@ impl Engine {
         limit: Duration,
     ) -> Result<MonitorReply, MonitorError> {
         let monitor = self.monitor.as_deref().ok_or(MonitorError::NoProgram)?;
+        // What is there already has nothing to lose but a supervisor that is late.
+        let is_late_for_ever = matches!(task, MonitorTask::Launch(_) | MonitorTask::Exec { .. });
         let request = MonitorRequest {
             version: MONITOR_VERSION,
             state_dir: self.state.path().to_owned(),
             program: monitor.clone(),
+            descriptors: self.descriptors,
             task,
         };
         let MonitorProcess { process, stdin, stdout } =
@@ -217,7 +224,9 @@ impl Engine {
         };
         let Ok(answer) = tokio::time::timeout(limit, conversation).await else {
             // The conversation is dropped by now, which tells the monitor to unmake what it has made.
-            if !matches!(tokio::time::timeout(MONITOR_SLACK, process.ended()).await, Ok(Ok(()))) {
+            if is_late_for_ever
+                && !matches!(tokio::time::timeout(MONITOR_SLACK, process.ended()).await, Ok(Ok(())))
+            {
                 // ESRCH: it has just ended. What it leaves is an orphan, which anybody closes.
                 let _ = process.signal(Signal::KILL);
             }
@@ -272,7 +281,7 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
         Some(Work::Session(session)) => {
             session.attend().await;
         }
-        Some(Work::Keeper(keeper, engine)) => engine.keep(keeper).await,
+        Some(Work::Keeper(keeper, engine)) => keeper.serve(engine).await.map_err(MonitorError::Process)?,
         None => {}
     }
     Ok(())
@@ -299,6 +308,11 @@ async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Option<
         )));
     }
     let engine = Engine::open(&request.state_dir)?;
+    if request.descriptors.is_some() {
+        let limit = getrlimit(Resource::Nofile);
+        // It was lower before, so it can be.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: request.descriptors, ..limit });
+    }
     let keeper = keeper_program(&request)?;
     if !matches!(request.task, MonitorTask::Launch(_)) {
         std::env::set_current_dir("/").map_err(MonitorError::Process)?;
@@ -318,7 +332,9 @@ async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Option<
             // For those who look at a list of processes.
             let _ = rustix::thread::set_name(c"cofferdam-keep");
             let listening = Keeper::listen(engine.state.clone()).map_err(MonitorError::Process)?;
-            *slot = Some(Work::Keeper(listening, engine.with_monitor(request.program)));
+            let engine =
+                Engine { descriptors: listening.descriptors, ..engine.with_monitor(request.program) };
+            *slot = Some(Work::Keeper(listening, engine));
             return Ok(None);
         }
     };
@@ -335,6 +351,7 @@ fn keeper_program(request: &MonitorRequest) -> Result<KeeperProgram, MonitorErro
         version: MONITOR_VERSION,
         state_dir: state_dir.clone(),
         program: program.clone(),
+        descriptors: None,
         task,
     };
     let request = serde_json::to_vec(&asked).map_err(|error| MonitorError::Process(error.into()))?;

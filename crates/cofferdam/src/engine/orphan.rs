@@ -49,9 +49,8 @@ impl Engine {
             Some(held) => held.status().await.map(|end| (held.pid, end)),
             None => None,
         };
-        if record.status != Status::Creating && self.has_keeper() {
-            // A new supervisor has from the keeper how it ended, and what it said last.
-            self.hand_over(&container).await;
+        if record.status != Status::Creating {
+            self.ask_keeper(&container).await;
         }
         let lock = match self.lock_of_dead(&container).await {
             Ok(Some(lock)) => lock,

@@ -25,6 +25,8 @@ const DISCARD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a supervisor whose container has ended may keep its lock when it is to be removed by force.
 const FORCE_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a supervisor may take to say that a container has ended whose record does not say so.
+const UNWRITTEN_PATIENCE: Duration = Duration::from_millis(100);
 /// How many supervisors that do not answer a removal ends: the keeper starts a new one for each.
 const SUPERVISORS: u32 = 3;
 
@@ -59,13 +61,12 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
-        let mut report = view.report.clone();
-        if view.status().is_live() {
-            if !force {
-                view.status().check(Verb::Remove, &view.title())?;
-            }
-            report = Some(self.end_at_once(&view).await?);
-        }
+        // Before anything is ended: its supervisor may have the only word of that.
+        self.state.check_writable()?;
+        let report = match view.report.clone() {
+            None if view.status().is_live() => Some(Box::pin(self.end(&view, force)).await?),
+            report => report,
+        };
         let Some(_lock) = self.lock_ended(&view, force).await? else {
             // It was removed by its own supervisor (--rm), or by another command.
             return Ok(RemoveOutcome::Removed { report: report.map(Box::new), left: vec![] });
@@ -80,6 +81,10 @@ impl Engine {
         }
         self.state.remove_sessions_of(&view.container.id);
         self.state.remove_container(&view.container)?;
+        // There may have been no space for it before.
+        if let Some(report) = &report {
+            self.tell_end(&view.record, Happening::end(report));
+        }
         self.tell(&view.record, Happening::Remove);
         Ok(RemoveOutcome::Removed { report: report.map(Box::new), left })
     }
@@ -90,6 +95,19 @@ impl Engine {
             Some(record) if !record.cleared => Ok(self.clear_remains(&view.container, &record).await),
             _ => Ok(vec![]),
         }
+    }
+
+    /// Ends a container that is running by its record, by force alone.
+    async fn end(&self, view: &View, force: bool) -> Result<ExitReport, EngineError> {
+        if force {
+            return self.end_at_once(view).await;
+        }
+        // It may have ended, and its supervisor have no space to write that down.
+        let ended = self.wait(view.container.id.as_str(), Some(UNWRITTEN_PATIENCE)).await;
+        if ended.is_err() {
+            view.status().check(Verb::Remove, &view.title())?;
+        }
+        ended
     }
 
     /// Ends a container with SIGKILL; its supervisor first, if that does not answer.
@@ -104,32 +122,43 @@ impl Engine {
                 Err(error @ EngineError::Unreachable { .. }) => last = Some(error),
                 ended => return ended,
             }
-            // The keeper may have found it a new one meanwhile.
-            let supervisor = view
-                .container
-                .read_record()?
-                .map_or_else(|| view.record.supervisor.clone(), |record| record.supervisor);
-            tracing::warn!(supervisor = supervisor.pid, "the supervisor does not answer; killing it");
-            kill_process(&supervisor, &self.host.boot_id);
+            self.kill_supervisor(view)?;
         }
         Err(last.unwrap_or_else(running))
     }
 
-    /// Takes the lock of a container that has ended; `None` when its folder is gone. With `force`, a supervisor that
-    /// keeps it, because nobody reads the last output, say, is told to let go, and killed if it does not.
+    /// Kills the supervisor that a container has now: the keeper may have found it a new one meanwhile.
+    fn kill_supervisor(&self, view: &View) -> Result<(), StateError> {
+        let record = view.container.read_record()?;
+        let supervisor = record.map_or_else(|| view.record.supervisor.clone(), |record| record.supervisor);
+        tracing::warn!(supervisor = supervisor.pid, "the supervisor does not answer; killing it");
+        kill_process(&supervisor, &self.host.boot_id);
+        Ok(())
+    }
+
+    /// Takes the lock of a container that has ended; `None` when its folder is gone. With `force`, or where only its own
+    /// log is left to be written, a supervisor that keeps it is told to let go, and killed if it does not.
     async fn lock_ended(&self, view: &View, force: bool) -> Result<Option<ContainerLock>, EngineError> {
         let container = &view.container;
-        let patience = if force { FORCE_PATIENCE / 10 } else { REMOVAL_LIMIT };
+        // Of what goes into its own log, nobody else has anything: that is about to be removed as well.
+        let is_ours = view.record.log.is_some();
+        let patience = match force {
+            true => FORCE_PATIENCE / 10,
+            false if is_ours => FORCE_PATIENCE,
+            false => REMOVAL_LIMIT,
+        };
         if let Some(lock) = lock_of(container, patience).await? {
             return Ok(lock);
         }
-        if force {
+        if force || is_ours {
             // It may not answer, which the next look shows.
             let _ = ask(container, kill_request(), Some(FORCE_PATIENCE)).await;
-            if let Some(lock) = lock_of(container, FORCE_PATIENCE).await? {
-                return Ok(lock);
+            for _ in 0..SUPERVISORS {
+                if let Some(lock) = lock_of(container, FORCE_PATIENCE).await? {
+                    return Ok(lock);
+                }
+                self.kill_supervisor(view)?;
             }
-            kill_process(&view.record.supervisor, &self.host.boot_id);
             if let Some(lock) = lock_of(container, DISCARD_PATIENCE).await? {
                 return Ok(lock);
             }

@@ -200,7 +200,7 @@ impl Engine {
         let kept = keeping.take().await.of(record.process.as_ref().map(|process| process.pid));
         let can_be = |process: &ProcessId| kept.process.is_some() || process.is_alive(&self.host.boot_id);
         let Some(process) = record.process.clone().filter(can_be) else {
-            keeping.done().await;
+            // Whoever asked may know more of its end.
             return Ok(None);
         };
         // Nobody knows how much of a file its predecessor had read.
@@ -278,7 +278,7 @@ impl Engine {
         let boot_id = &self.host.boot_id;
         let held = record.process.as_ref().and_then(|process| Held::hold(process, boot_id));
         let lives = record.process.as_ref().is_some_and(|process| process.is_alive(boot_id));
-        if lives || self.has_keeper() {
+        if lives || self.has_keeper().await {
             let task = MonitorTask::AdoptSession { id: folder.id.clone() };
             let supervised = self.ask_monitor(task, ANSWER_LIMIT).await.is_ok()
                 || lock_is_free(&folder).is_ok_and(|free| !free);
@@ -381,16 +381,23 @@ impl Engine {
         text: &str,
         input: bool,
     ) -> Result<(SessionView, Attached), EngineError> {
-        let view = self.session(text).await?;
-        let container = format!("session {}", view.folder.id.short());
-        if view.report.is_some() {
-            return Err(WrongState { container, verb: Verb::Attach, status: Status::Stopped }.into());
-        }
-        let attached = attach(&view.folder, input).await;
+        let mut view = self.session(text).await?;
+        let (id, begun) = (view.folder.id.clone(), Instant::now());
+        let container = format!("session {}", id.short());
         let unreachable = |source| EngineError::Unreachable { container: container.clone(), source };
-        let attached =
-            attached.map_err(|error| unreachable(Some(error)))?.ok_or_else(|| unreachable(None))??;
-        Ok((view, attached))
+        loop {
+            if view.report.is_some() {
+                return Err(WrongState { container, verb: Verb::Attach, status: Status::Stopped }.into());
+            }
+            match attach(&view.folder, input).await.map_err(|error| unreachable(Some(error)))? {
+                Some(attached) => return Ok((view, attached?)),
+                // It is ending, or is being taken over.
+                None if begun.elapsed() < AWAY_LIMIT => tokio::time::sleep(LOOK_AGAIN).await,
+                None => return Err(unreachable(None)),
+            }
+            let gone = || StateError::NoSuchSession(id.to_string());
+            view = self.view_session(self.state.session(&id)).await?.ok_or_else(gone)?;
+        }
     }
 
     /// Opens what a session has written.

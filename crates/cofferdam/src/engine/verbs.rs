@@ -68,8 +68,15 @@ impl Engine {
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             // By its folder and not by what the user typed, which may come to mean another one.
-            let gone = || StateError::NoSuchContainer(title.clone());
-            view = self.view(container.clone()).await?.ok_or_else(gone)?;
+            view = match self.view(container.clone()).await? {
+                Some(view) => view,
+                None => {
+                    // It asked to be forgotten (--rm), and whoever has closed it has done so.
+                    let report = self.state.kept_report(container.id.as_str());
+                    let gone = || StateError::NoSuchContainer(title.clone());
+                    return report.map(|report| Asked::Ended(Box::new(report))).ok_or_else(|| gone().into());
+                }
+            };
         }
     }
 

@@ -46,10 +46,20 @@ impl ExitReport {
                 None => format!("ended by {signal} from outside{}", self.core_note()),
             },
             Cause::OomKilled { victim } => self.oom_text(*victim),
-            Cause::TimedOut { limit_ms } => format!(
-                "stopped after its time limit of {}. Give a longer --timeout, or 0 for none",
-                format_duration(Duration::from_millis(*limit_ms))
-            ),
+            Cause::TimedOut { limit_ms } => {
+                let limit = format_duration(Duration::from_millis(*limit_ms));
+                match self.asked_by {
+                    Some(AskedBy::Ttl) => {
+                        format!("stopped at the end of its time to live of {limit} (--ttl)")
+                    }
+                    Some(AskedBy::Idle) => {
+                        format!("stopped after nobody had to do with it for {limit} (--idle-timeout)")
+                    }
+                    _ => format!(
+                        "stopped after its time limit of {limit}. Give a longer --timeout, or 0 for none"
+                    ),
+                }
+            }
             Cause::StartFailed { failure } | Cause::RuntimeLost { failure } => {
                 let next = failure.next.as_ref().map_or_else(String::new, |next| format!(". Next: {next}"));
                 format!("{failure} [{}]{next}", failure.code)

@@ -16,9 +16,11 @@ use crate::state::{FileLock, StateDir};
 
 /// How long a monitor waits for the keeper at most. It does its work without one, too.
 const KEEPER_LIMIT: Duration = Duration::from_secs(1);
-/// The pause before a keeper is tried again that cannot be had.
+/// How long a successor waits for what its predecessor has had kept: there may be many at once.
+const TAKE_LIMIT: Duration = Duration::from_secs(5);
+/// The pause before a keeper is tried again that cannot be had; it doubles up to [`LONGEST_PAUSE`].
 const PAUSE: Duration = Duration::from_secs(5);
-
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often it is tried without a pause.
 const QUICK_ATTEMPTS: u32 = 3;
 
@@ -52,26 +54,26 @@ impl Keeping {
 
     /// Has this kept instead of what was before. It is tried on later where there is no keeper now.
     pub(crate) async fn keep(&self, kept: Kept) {
-        self.order(|done| Order::Keep(kept, done)).await;
+        self.order(KEEPER_LIMIT, |done| Order::Keep(kept, done)).await;
     }
 
-    /// What a predecessor has had kept: nothing, where there was none or no keeper.
+    /// What a predecessor has had kept: nothing, where there was none, or the keeper does not answer.
     pub(crate) async fn take(&self) -> Kept {
-        self.order(Order::Take).await.unwrap_or_default()
+        self.order(TAKE_LIMIT, Order::Take).await.unwrap_or_default()
     }
 
-    /// Says that nothing need be kept any more.
+    /// Says that nothing need be kept any more. Without that it is kept on, for whoever comes next.
     pub(crate) async fn done(&self) {
-        self.order(Order::Done).await;
+        self.order(KEEPER_LIMIT, Order::Done).await;
     }
 
-    async fn order<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+    async fn order<T>(&self, limit: Duration, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         let ordered = async {
             self.0.send(order(reply)).await.ok()?;
             answer.await.ok()
         };
-        tokio::time::timeout(KEEPER_LIMIT, ordered).await.ok().flatten()
+        tokio::time::timeout(limit, ordered).await.ok().flatten()
     }
 }
 
@@ -85,7 +87,7 @@ struct Link {
 
 impl Link {
     async fn serve(mut self, mut orders: mpsc::Receiver<Order>) {
-        let mut in_a_row = 0;
+        let mut attempts: u32 = 0;
         loop {
             let begun = Instant::now();
             let talked = match self.connect().await {
@@ -95,8 +97,11 @@ impl Link {
             let Err(error) = talked else { return };
             tracing::debug!(%error, "no keeper");
             // One that was killed has a successor at once.
-            in_a_row = if begun.elapsed() > PAUSE { 1 } else { in_a_row + 1 };
-            let pause = if in_a_row > QUICK_ATTEMPTS { PAUSE } else { Duration::ZERO };
+            attempts = if begun.elapsed() > PAUSE { 1 } else { attempts + 1 };
+            let pause = match attempts.checked_sub(QUICK_ATTEMPTS) {
+                None | Some(0) => Duration::ZERO,
+                Some(slow) => PAUSE.saturating_mul(1 << slow.min(5)).min(LONGEST_PAUSE),
+            };
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(pause) => {}
@@ -135,13 +140,12 @@ impl Link {
                     };
                     let _ = reply.send(kept);
                 }
-                done => {
+                Some(Order::Done(done)) => {
                     send(stream, &Message::Done, &[]).await?;
-                    if let Some(Order::Done(done)) = done {
-                        let _ = done.send(());
-                    }
+                    let _ = done.send(());
                     return Ok(());
                 }
+                None => return Ok(()),
             }
         }
     }
@@ -159,8 +163,9 @@ impl Link {
 
     async fn connect(&self) -> io::Result<UnixStream> {
         let socket = self.state.keeper_socket();
-        if let Ok(stream) = UnixStream::connect(&socket).await {
-            return Ok(stream);
+        match UnixStream::connect(&socket).await {
+            Err(error) if nobody_listens(&error) => {}
+            connected => return connected,
         }
         let path = self.state.keeper_lock();
         let lock =
@@ -182,8 +187,14 @@ impl Link {
         let mut answer = Vec::new();
         let mut stdout = pipe::Receiver::from_owned_fd(monitor.stdout)?;
         tokio::time::timeout(KEEPER_LIMIT, stdout.read_to_end(&mut answer)).await??;
-        Ok(())
+        // It has nothing to say where all is well.
+        if answer.is_empty() { Ok(()) } else { Err(io::Error::other(String::from_utf8_lossy(&answer))) }
     }
+}
+
+/// Whether there is no keeper; any other error is none of its absence.
+fn nobody_listens(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn gone() -> io::Error {

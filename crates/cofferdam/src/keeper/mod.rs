@@ -19,7 +19,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use client::{KeeperProgram, Keeping};
-pub(crate) use server::Keeper;
+pub(crate) use server::{Keeper, Successors};
 pub(crate) use wire::receive;
 
 use crate::id::ContainerId;
@@ -103,6 +103,24 @@ impl Kept {
             *place = Some(descriptor);
         }
         kept
+    }
+
+    /// Adds what was kept of the same process before, and is missing here.
+    fn complete(&mut self, before: &Self) {
+        if self.pid != before.pid {
+            return;
+        }
+        let places = [
+            (&mut self.process, &before.process),
+            (&mut self.stdout, &before.stdout),
+            (&mut self.stderr, &before.stderr),
+            (&mut self.terminal, &before.terminal),
+        ];
+        for (place, before) in places {
+            if place.is_none() {
+                *place = before.as_ref().and_then(|held| held.try_clone().ok());
+            }
+        }
     }
 
     /// What is kept of this process; nothing of another one.

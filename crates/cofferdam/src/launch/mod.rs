@@ -275,6 +275,7 @@ impl Launcher {
         mode: Mode,
         (reaper, seat): (&'static Reaper, Seat),
     ) -> Launching {
+        seat.is_for(&container.id);
         Launching {
             state: self.state.clone(),
             host: Arc::clone(&self.host),

@@ -17,6 +17,7 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
 
 use super::Reaper;
+use super::kin::MARK;
 use crate::exit::ProcessEnd;
 use crate::fault::passed;
 use crate::sys::PidFd;
@@ -162,7 +163,7 @@ fn spawn_ours(mut command: Command, args: &[String]) -> io::Result<MonitorProces
     let (stdin_end, stdin) = std::io::pipe()?;
     let (stdout, stdout_end) = std::io::pipe()?;
     // No group of its own: it makes a session, which a group's leader may not.
-    command.args(args).stdin(stdin_end).stdout(stdout_end);
+    command.args(args).stdin(stdin_end).stdout(stdout_end).env(MARK, "1");
     // Its status says nothing that its answer does not.
     let process = Reaper::get()?.spawn_apart(&mut command)?;
     Ok(MonitorProcess { process, stdin: stdin.into(), stdout: stdout.into() })

@@ -5,6 +5,7 @@
 //! after it has died; either way its status is kept until it is claimed.
 
 mod invoke;
+mod kin;
 mod reaper;
 
 pub(crate) use invoke::{

@@ -5,8 +5,8 @@
 //! Those of strays (children that we did not start: containers, sandboxes and their helpers, handed to us as the
 //! subreaper) are kept while a [`LaunchWindow`] is open, because a container may be dead before its pid is known.
 //!
-//! Invariant: a child that this process had before there was a reaper, or that was started apart (a monitor), is reaped
-//! and never taken for a container's.
+//! Invariant: a child that this process had before there was a reaper, that was started apart (a monitor), or that is
+//! another container's (`kin`), is reaped and never taken for a stray.
 //! What is not here: deciding what a status means (`exit`), and starting anything (`invoke`).
 
 use std::collections::HashMap;
@@ -17,7 +17,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use rustix::process::{Pid, Signal as KernelSignal, WaitId, WaitIdOptions};
 use tokio::sync::oneshot;
 
+use super::kin::is_of_another;
 use crate::exit::ProcessEnd;
+use crate::id::ContainerId;
 use crate::sys::{self, PidFd};
 
 /// Strays whose status is kept while a launch window is open. A container that makes more orphans than this while it
@@ -40,6 +42,8 @@ struct State {
     apart: HashMap<i32, u64>,
     /// Whether a container is supervised: all strays are that one's.
     supervising: bool,
+    /// That container, once it has an id.
+    container: Option<ContainerId>,
     /// Counts the children that were started, so that the thread knows when it may have one again.
     started: u64,
     /// Told when no stray is left.
@@ -83,6 +87,13 @@ pub(crate) enum ClaimError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Seat {
+    /// Says which container it is for.
+    pub(crate) fn is_for(&self, container: &ContainerId) {
+        self.0.lock().container = Some(container.clone());
+    }
 }
 
 impl Reaper {
@@ -254,7 +265,8 @@ impl State {
             let known = self.apart.get(pid);
             known.is_some() && known == crate::proc::stat(*pid).map(|stat| stat.start_time).as_ref()
         };
-        pids.retain(|pid| !is_watched(pid) && !is_apart(pid));
+        let is_kin = |pid: &i32| is_of_another(*pid, self.container.as_ref());
+        pids.retain(|pid| !is_watched(pid) && !is_apart(pid) && !is_kin(pid));
         pids
     }
 
@@ -276,7 +288,8 @@ impl State {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.lock().supervising = false;
+        let mut state = self.0.lock();
+        (state.supervising, state.container) = (false, None);
     }
 }
 

@@ -206,8 +206,14 @@ fn journald(request: &LogRequest) -> Result<Option<JournaldConfig>, Refused> {
 }
 
 fn log_config(request: &LogRequest) -> Result<Option<LogConfig>, Refused> {
-    if request.driver == "none" || request.driver == JOURNALD {
+    if request.driver == JOURNALD {
         return Ok(None);
+    }
+    if request.driver == "none" {
+        return match request.options.keys().next() {
+            None => Ok(None),
+            Some(key) => Err(Refused::new("--log-opt", format!("{key}: the driver none has no options"))),
+        };
     }
     let format = request.driver.parse();
     let format = format.map_err(|error: UnknownFormat| Refused::new("--log-driver", error.to_string()))?;

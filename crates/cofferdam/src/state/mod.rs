@@ -168,7 +168,9 @@ impl Diagnose for StateError {
                 )
             }
             Self::TooNew { .. } => "use the cofferdam that wrote it".into(),
-            Self::NameTaken { name, .. } => format!("choose another name, or `cofferdam rm {name}` first"),
+            Self::NameTaken { name, .. } => format!(
+                "choose another name, or `cofferdam rm --force {name}` first, which ends it if it runs"
+            ),
             Self::NoSuchSession(_) => "`cofferdam session ls` lists what is there".into(),
             Self::NoSuchContainer(_) => "`cofferdam ps --all` lists what is there".into(),
             Self::Ambiguous { .. } => "give more digits".into(),
@@ -248,13 +250,32 @@ impl StateDir {
         }
     }
 
-    /// The socket of the keeper, and the lock under which one begins and ends.
+    /// Whether anything can be changed here.
+    ///
+    /// # Errors
+    /// [`StateError::File`] where the file system is read-only.
+    pub(crate) fn check_writable(&self) -> Result<(), StateError> {
+        match rustix::fs::statvfs(&self.path) {
+            Ok(facts) if facts.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) => {
+                let (path, source) = (self.path.clone(), std::io::ErrorKind::ReadOnlyFilesystem.into());
+                Err(StateError::File { path, what: "written", source })
+            }
+            // Whatever it is, the change itself says it better.
+            _ => Ok(()),
+        }
+    }
+
+    /// The socket of the keeper, the lock under which one begins and ends, and the one that it has as long as it lives.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.path.join("keeper.sock")
     }
 
     pub(crate) fn keeper_lock(&self) -> PathBuf {
         self.path.join("keeper.lock")
+    }
+
+    pub(crate) fn keeper_life(&self) -> PathBuf {
+        self.path.join("keeper.alive")
     }
 
     /// The folder of a container, whether it is there or not.

@@ -28,7 +28,8 @@ impl StateDir {
     /// [`StateError::File`].
     pub(crate) fn keep_report(&self, report: &ExitReport, time: Duration) -> Result<(), StateError> {
         // One that is too far away to be told is kept as long as there are times.
-        let until = Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX).as_second();
+        let until = Timestamp::now().checked_add(time).unwrap_or(Timestamp::MAX);
+        let until = until.as_second() + i64::from(until.subsec_nanosecond() > 0);
         write_json(&self.reports().join(format!("{}.{until}.json", report.id)), report)?;
         self.sweep_reports_at_times();
         Ok(())

@@ -42,6 +42,7 @@ impl Supervisor {
         let hub = Arc::<Hub>::default();
         let opened = if supervisor.record.status == Status::Restarting {
             supervisor.clear_half_made().await;
+            supervisor.keep_nothing().await;
             supervisor.become_supervisor().map(|()| None)
         } else {
             if supervisor.record.lives(&supervisor.host.boot_id) {

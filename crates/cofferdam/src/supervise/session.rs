@@ -68,11 +68,11 @@ impl Session {
         };
         let report = report_of(&record, &end);
         write(&folder, &report).await;
-        executing.let_go().await;
         let what = Happening::ExecExit { pid: executing.pid(), cause: end.cause };
         if let Err(error) = state.append_event(&container.id, container.name.as_ref(), what) {
             tracing::warn!(error = %Failure::of(&error), "an event is lost");
         }
+        executing.let_go().await;
         hub.close();
         // Whoever finds it gone reads the report.
         let _ = std::fs::remove_file(folder.control_socket());

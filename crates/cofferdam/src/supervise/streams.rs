@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::OFlags;
@@ -52,6 +53,13 @@ impl Supervisor {
         }
     }
 
+    /// The same where there is no process yet: a successor is to go on.
+    pub(super) async fn keep_nothing(&self) {
+        if let Some(keeping) = &self.keeping {
+            keeping.keep(Kept::default()).await;
+        }
+    }
+
     /// Says that no successor will come.
     pub(super) async fn let_go(&self) {
         if let Some(keeping) = &self.keeping {
@@ -68,10 +76,15 @@ impl Supervisor {
         let writer = LogWriter::open(&self.state.logs_of(&self.container.id), config)
             .map_err(supervision("its log cannot be opened"))?;
         let commands = commands.clone();
+        let asked = AtomicBool::new(false);
         let stop = move || {
+            if asked.load(Ordering::Relaxed) {
+                return;
+            }
             let request = Request::Stop { signal: None, grace_ms: None, by: AskedBy::LogFull };
             // A queue that is full is asked again with the next output.
-            let _ = commands.try_send(Command { request, reply: oneshot::channel().0 });
+            let is_asked = commands.try_send(Command { request, reply: oneshot::channel().0 }).is_ok();
+            asked.store(is_asked, Ordering::Relaxed);
         };
         Ok(Some(SharedLog::new(writer, config.on_full, Box::new(stop))))
     }
