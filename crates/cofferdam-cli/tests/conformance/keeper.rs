@@ -1,6 +1,6 @@
 //! What the keeper is for: a monitor that is killed takes nothing with it, and no command is needed to mend it.
 
-use cofferdam_testkit::lab::{Lab, Running, eventually};
+use cofferdam_testkit::lab::{Lab, Running, breathe, eventually};
 use cofferdam_testkit::process::{has_ended, kill_process, signal_process};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use rustix::process::Signal;
@@ -225,15 +225,22 @@ fn forgets_what_was_to_be_forgotten(lab: &Lab) {
     let script = "trap 'exit 7' USR1; echo up; while :; do sleep 0.05; done";
     let id = lab.run_detached(&["--rm", "--name", "n"], &["sh", "-c", script]);
     eventually("it has its trap", || lab.cofferdam(&["logs", &id]).text() == "up");
-    let waiting = Running::start(lab.command(["wait", "n"]));
+    let mut waiting = vec![Running::start(lab.command(["wait", "n"]))];
     crate::attach::until_attached(lab, &id, 1);
     let (pid, supervisor) = (pid_of(lab, &id), supervisor_of(lab, &id));
     signal_process(supervisor, Signal::STOP);
     end_with_usr1(lab, &id, pid);
     kill_process(supervisor);
+    // Those who come while it is taken over, closed and forgotten.
+    for _ in 0..8 {
+        waiting.push(Running::start(lab.command(["wait", id.as_str()])));
+        breathe();
+    }
     let expected: &[&str] = if kernel_keeps_exits() { &["7"] } else { &["7", "125"] };
-    let done = waiting.finish().expect_code(0);
-    assert!(expected.contains(&done.text().as_str()), "{done:?}");
+    for waiting in waiting {
+        let done = waiting.finish().expect_code(0);
+        assert!(expected.contains(&done.text().as_str()), "{done:?}");
+    }
     let done = lab.cofferdam(&["wait", "n"]).expect_code(0);
     assert!(expected.contains(&done.text().as_str()), "{done:?}");
     lab.expect_clean();

@@ -205,6 +205,9 @@ impl Engine {
             Ok(None) => return Err(EngineError::StillRunning { container: title, limit: CLOSING_LIMIT }),
             // Somebody else has closed it and forgotten it meanwhile (--rm); we saw its end all the same.
             Err(error) if error.is_gone() => {
+                if let Some(report) = self.state.kept_report(container.id.as_str()) {
+                    return Ok(report);
+                }
                 let (pid, end) = end.ok_or(StateError::NoSuchContainer(title))?;
                 return Ok(report_of(&record, Some(death_of(&record, pid, end))));
             }
