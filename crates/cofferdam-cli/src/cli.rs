@@ -2,6 +2,7 @@
 
 mod exec;
 mod logs;
+mod looking;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use cofferdam::signal::Signal;
 
 use cofferdam::logs::LogFormat;
 use cofferdam::request::LogRequest;
-use jiff::Timestamp;
 
 pub(crate) use exec::{ExecArgs, SessionCommand};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
+use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
+pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
 
-use crate::args::{LaunchArgs, LimitArgs, duration, moment, refuse};
+use crate::args::{LaunchArgs, LimitArgs, duration, refuse};
 use crate::detach_keys::DetachKeys;
 use crate::output::CliError;
 
@@ -127,6 +129,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         containers: Containers,
     },
+    /// Print what containers use: CPU, memory, network, block devices, processes
+    Stats(StatsArgs),
     /// List the processes of a container
     Top {
         /// Name, id, or the beginning of an id
@@ -309,25 +313,6 @@ pub(crate) struct AttachArgs {
     pub(crate) container: String,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct EventsArgs {
-    /// Begin with those of this time: RFC 3339, seconds since 1970, or a length of time before now
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) since: Option<Timestamp>,
-    /// End at this time; 0s is now
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) until: Option<Timestamp>,
-    /// Begin after the event with this number; 0 is before all
-    #[arg(long, value_name = "SEQ")]
-    pub(crate) after: Option<u64>,
-    /// Print those that fit: container=, event=
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    pub(crate) filter: Vec<String>,
-    /// json, or a template such as '{{.seq}} {{.event}}'
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-}
-
 impl StreamArgs {
     pub(crate) fn is_given(&self) -> bool {
         self.stdin.is_some() || self.stdout.is_some() || self.stderr.is_some()
@@ -397,46 +382,6 @@ pub(crate) struct RmArgs {
     pub(crate) containers: Containers,
 }
 
-#[derive(Debug, Clone, Args)]
-pub(crate) struct PsArgs {
-    /// List containers that have ended too
-    #[arg(short, long)]
-    pub(crate) all: bool,
-    /// Print ids alone
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
-    /// Print whole ids and commands
-    #[arg(long)]
-    pub(crate) no_trunc: bool,
-    /// Print state roots and bundles too
-    #[arg(long)]
-    pub(crate) wide: bool,
-    /// List the containers of cofferdam alone
-    #[arg(long)]
-    pub(crate) own: bool,
-    /// Look at another state root too, such as runsc=/var/lib/runsc
-    #[arg(long, value_name = "RUNTIME=DIR")]
-    pub(crate) root: Vec<String>,
-    /// List those that fit: status=, name=, id=, label=, runtime=, owner=, root=, exited=
-    #[arg(short, long, value_name = "KEY=VALUE")]
-    pub(crate) filter: Vec<String>,
-    /// table, json, or a template such as '{{.ID}} {{.Status}}'
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct InspectArgs {
-    /// json, or a template such as '{{.State.Pid}}'
-    #[arg(short, long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-    /// Print the specification that the runtime got, instead
-    #[arg(long, conflicts_with = "format")]
-    pub(crate) spec: bool,
-    #[command(flatten)]
-    pub(crate) containers: Containers,
-}
-
 const RUN_EXAMPLES: &str = "\
 Examples:
   cofferdam run --rm --rootfs /srv/alpine echo hello
@@ -457,17 +402,7 @@ Examples:
   cofferdam exec web ps
   cofferdam exec -it -u nobody web sh";
 
-const EVENTS_EXAMPLES: &str = "\
-Examples:
-  cofferdam events --filter event=exit --format json
-  cofferdam events --since 1h --until 0s
-  cofferdam events --after 4711";
-
 const LOGS_EXAMPLES: &str = "\
 Examples:
   cofferdam logs --tail 20 --timestamps web
   cofferdam logs --follow --since 10m web";
-const PS_EXAMPLES: &str = "\
-Examples:
-  cofferdam ps
-  cofferdam ps --all --filter runtime=runsc --format '{{.ID}} {{.Root}}'";

@@ -137,7 +137,7 @@ async fn another_process_runs_in_it(place: &Place) {
     let mut process = place.engine.exec(&id, request, StdioPlan::discard()).await.unwrap();
     assert_eq!(process.wait().await.cause, Cause::Exited { code: 5 });
     assert!(!place.engine.processes(&id).await.unwrap().is_empty());
-    assert!(place.engine.stats(&id).await.unwrap().is_object());
+    assert!(place.engine.runtime_stats(&id).await.unwrap().is_object());
     container
         .ask(Request::Stop { signal: Some(Signal::KILL), grace_ms: None, by: AskedBy::Stop })
         .await

@@ -75,6 +75,7 @@ fn describe(view: &View) -> Result<Value, CliError> {
     value["state"]["pid"] =
         json!(view.record.process.as_ref().map(|process| process.pid).filter(|_| report.is_none()));
     value["state"]["started"] = json!(view.record.started);
+    value["state"]["oom_kills"] = view.record.oom_kills.into();
     value["last_report"] =
         serde_json::to_value(view.container.read_last_report().ok().flatten()).map_err(no_json)?;
     value["report"] = serde_json::to_value(report).map_err(no_json)?;

@@ -16,6 +16,7 @@ mod ps;
 mod run;
 mod session;
 mod signals;
+mod stats;
 mod wait;
 
 use clap::CommandFactory;
@@ -73,6 +74,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
             each(&containers.containers, async |name| Ok(engine.resume(name).await?)).await
         }
         Command::Update { limits, containers } => limits::update(&context, &limits, &containers).await,
+        Command::Stats(args) => stats::stats(&context, args).await,
         Command::Top { container } => limits::top(&context, &container).await,
         Command::Info { format } => info::info(&context, format.as_deref()).await,
         Command::Capabilities { runtimes, format } => {

@@ -22,6 +22,7 @@ mod launch_options;
 mod lifecycle;
 mod listing;
 mod logs;
+mod memory;
 mod network;
 mod restarts;
 mod sessions;
@@ -83,6 +84,7 @@ fn main() -> ExitCode {
         adoption::CASES,
         endings::CASES,
         logs::CASES,
+        memory::CASES,
         attach::CASES,
         terminal::CASES,
         events::CASES,

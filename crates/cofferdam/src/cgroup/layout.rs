@@ -99,19 +99,26 @@ impl Cgroups {
     /// The directories of a container's cgroup, whether they exist yet or not.
     #[must_use]
     pub fn of_container(&self, path: &CgroupPath) -> ContainerCgroup {
-        let below = |mount: &Path| mount.join(path.as_str().trim_start_matches('/'));
-        let v1 = |controller: &str| self.v1.get(controller).map(|mount| below(mount));
-        let v2 = |controller: &str| {
-            let (mount, controllers) = self.v2.as_ref()?;
-            controllers.iter().any(|name| name == controller).then(|| below(mount))
-        };
-        let mut directories: Vec<PathBuf> = self.mount_points().map(below).collect();
+        let v1 = |controller| self.v1_directory(path, controller);
+        let v2 = |controller| self.v2_directory(path, controller);
+        let mut directories: Vec<PathBuf> = self.mount_points().map(|mount| below(mount, path)).collect();
         directories.dedup();
         ContainerCgroup {
             memory: v1("memory").map(MemoryDirectory::V1).or_else(|| v2("memory").map(MemoryDirectory::V2)),
             cpu: v1("cpuacct").or_else(|| v2("cpu")),
             directories,
         }
+    }
+
+    /// Where a container's cgroup is in the v1 hierarchy of a controller, if that has one.
+    pub(super) fn v1_directory(&self, path: &CgroupPath, controller: &str) -> Option<PathBuf> {
+        self.v1.get(controller).map(|mount| below(mount, path))
+    }
+
+    /// Where it is in the v2 hierarchy, if the controller is in that.
+    pub(super) fn v2_directory(&self, path: &CgroupPath, controller: &str) -> Option<PathBuf> {
+        let (mount, controllers) = self.v2.as_ref()?;
+        controllers.iter().any(|name| name == controller).then(|| below(mount, path))
     }
 
     /// The directory above all hierarchies, where v1 mounts one folder a controller.
@@ -131,6 +138,10 @@ impl Cgroups {
         points.dedup();
         points.into_iter()
     }
+}
+
+fn below(mount: &Path, path: &CgroupPath) -> PathBuf {
+    mount.join(path.as_str().trim_start_matches('/'))
 }
 
 /// The controllers that a child of the topmost v2 cgroup that we see can have.

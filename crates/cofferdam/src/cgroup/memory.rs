@@ -23,9 +23,18 @@ pub struct MemoryCounters {
 }
 
 /// Values of a v1 limit file that mean "no limit": the kernel rounds `u64::MAX / 2` down to pages.
-const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
+pub(super) const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
 
 impl MemoryDirectory {
+    /// The kills that were counted; `None` when the cgroup is gone.
+    pub(crate) fn read_kills(&self) -> Option<u64> {
+        let file = match self {
+            Self::V1(directory) => directory.join("memory.oom_control"),
+            Self::V2(directory) => directory.join("memory.events"),
+        };
+        parse_flat_keyed(&std::fs::read_to_string(file).ok()?, "oom_kill")
+    }
+
     /// Reads the counters; `None` when the cgroup is gone or its files are not understood.
     #[must_use]
     pub fn read(&self) -> Option<MemoryCounters> {

@@ -7,11 +7,14 @@
 pub(crate) mod kernel_log;
 mod layout;
 mod memory;
+mod oom_watch;
+pub mod stats;
 mod sweep;
 mod usage;
 
 pub use layout::{CgroupLayout, Cgroups};
 pub use memory::{MemoryCounters, parse_flat_keyed};
+pub(crate) use oom_watch::OomWatch;
 pub(crate) use sweep::{find, processes_in, remove_leftovers, thaw};
 pub use usage::Usage;
 pub(crate) use usage::read_usage;

@@ -17,6 +17,7 @@ mod probe;
 mod remove;
 mod roots;
 mod sessions;
+mod stats;
 mod verbs;
 
 use std::io;

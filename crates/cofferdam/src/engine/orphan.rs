@@ -318,7 +318,13 @@ impl Engine {
         }
         let mut report = match container.read_report_of_run(record)? {
             Some(report) => report,
-            None => self.judge(container, record, end).await,
+            None => {
+                let report = self.judge(container, record, end).await;
+                if let Some(kills) = record.take_untold_kills(&report) {
+                    self.tell(record, Happening::Oom { kills });
+                }
+                report
+            }
         };
         if record.starts_again(&report.cause) {
             self.clear_for_the_next(container, record, &report).await?;

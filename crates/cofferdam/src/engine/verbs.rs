@@ -286,7 +286,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]; [`RuntimeError::Lacks`](crate::runtime::RuntimeError::Lacks) where the binary has no such
     /// command.
-    pub async fn stats(&self, text: &str) -> Result<serde_json::Value, EngineError> {
+    pub async fn runtime_stats(&self, text: &str) -> Result<serde_json::Value, EngineError> {
         let (_, runtime, target) = self.live(text, Verb::Top).await?;
         Ok(runtime.stats(target.target()).await?)
     }

@@ -374,6 +374,7 @@ impl Launcher {
             pipes: PipeIds::default(),
             clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),
             sent: vec![],
+            oom_kills: 0,
             cleared: false,
             created: Timestamp::now(),
             started: None,

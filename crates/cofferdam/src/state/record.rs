@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::file::write_json;
 use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
-use crate::exit::{AskedBy, Cause, SentSignal};
+use crate::exit::{AskedBy, Cause, ExitReport, SentSignal};
 use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
@@ -139,6 +139,9 @@ pub struct Record {
     /// whoever closes the record after a crash can tell them from those of others.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<SentSignal>,
+    /// Out-of-memory kills in its cgroup that have been told, in its present run.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub oom_kills: u64,
     /// Whether all that it had on the machine, but its folder and its name, has been taken away.
     #[serde(default)]
     pub cleared: bool,
@@ -167,6 +170,11 @@ impl PipeIds {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Signals that a record keeps; the oldest go first.
@@ -202,6 +210,14 @@ impl Record {
         (self.process, self.started, self.pipes) = (None, None, PipeIds::default());
         self.health = None;
         self.sent.clear();
+        self.oom_kills = 0;
+    }
+
+    /// The out-of-memory kills of a run that have not been told before its end, if there are any. They are told now.
+    pub(crate) fn take_untold_kills(&mut self, report: &ExitReport) -> Option<u64> {
+        let kills = report.oom_kills()?.checked_sub(self.oom_kills).filter(|kills| *kills > 0)?;
+        self.oom_kills += kills;
+        Some(kills)
     }
 
     /// Puts down a signal that is about to be sent.

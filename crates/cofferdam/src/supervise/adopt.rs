@@ -112,7 +112,8 @@ impl Supervisor {
         let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps = Pumps::start(ours, stdio, kept.terminal, &outputs)
             .map_err(supervision("no threads for its streams"))?;
-        Ok(Made { init, gofer, pumps, terminal: None })
+        let oom = self.watch_memory();
+        Ok(Made { init, gofer, pumps, terminal: None, oom })
     }
 
     fn become_supervisor(&mut self) -> Result<(), StartError> {

@@ -62,7 +62,7 @@ impl Supervisor {
     /// The end: report, clean-up, answers, in this order.
     pub(super) async fn finish(&mut self, run: Run, callers: &mut Callers) -> ExitReport {
         let Run { report, mut pumps, drained } = run;
-        self.untold.extend(report.oom_kills().map(|kills| Happening::Oom { kills }));
+        self.tell_last_kills(&report);
         self.untold.push(Happening::end(&report));
         let mut report = self.conclude(report, callers).await;
         if !drained {
@@ -87,7 +87,7 @@ impl Supervisor {
 
     /// Tells of the end of a run after which another one comes.
     pub(super) fn tell_end(&mut self, report: &ExitReport) {
-        self.untold.extend(report.oom_kills().map(|kills| Happening::Oom { kills }));
+        self.tell_last_kills(report);
         self.untold.push(Happening::end(report));
         self.flush_events();
     }

@@ -26,6 +26,7 @@ use super::remains::{Remains, clear_away, forget};
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
 use super::streams::outlast;
 use super::target::OwnedTarget;
+use crate::cgroup::OomWatch;
 use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
@@ -120,6 +121,8 @@ pub(super) struct Made {
     pub(super) gofer: Option<Claim>,
     pub(super) pumps: Pumps,
     pub(super) terminal: Option<OwnedFd>,
+    /// Tells of out-of-memory kills.
+    pub(super) oom: Option<OomWatch>,
 }
 
 impl Supervisor {
@@ -257,7 +260,8 @@ impl Supervisor {
         let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps =
             Pumps::start(ours, stdio, master, &outputs).map_err(supervision("no threads for its streams"))?;
-        Ok(Made { init, gofer, pumps, terminal })
+        let oom = self.watch_memory();
+        Ok(Made { init, gofer, pumps, terminal, oom })
     }
 
     /// Makes the container's pipes, which outlast this process if it is in the background.

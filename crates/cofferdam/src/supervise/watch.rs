@@ -9,7 +9,9 @@ use super::control::Command;
 use super::probing::next_answer;
 use super::requests::log_failure;
 use super::supervisor::{Made, Supervisor};
-use crate::exit::{AskedBy, Death, HelperDeath, ProcessEnd};
+use crate::cgroup::OomWatch;
+use crate::event::Happening;
+use crate::exit::{AskedBy, Death, ExitReport, HelperDeath, ProcessEnd};
 use crate::process::Claim;
 use crate::signal::Signal;
 
@@ -44,6 +46,11 @@ impl Supervisor {
                         self.kill_no_later_than(Instant::now() + GOFER_GRACE, AskedBy::Stop);
                     }
                 }
+                kills = next_kills(made.oom.as_mut()) => match kills {
+                    Some(kills) => self.tell_kills(kills),
+                    // Its cgroup goes, which is another's to notice.
+                    None => made.oom = None,
+                },
                 answer = next_answer(self.probing.as_mut()), if self.can_be_asked() => self.take_answer(answer, made).await,
                 () = sleep_until(deadline) => self.on_deadline(made, helper.is_some()).await,
                 Some(command) = commands.recv() => self.handle(command, made).await,
@@ -65,6 +72,25 @@ impl Supervisor {
             oom_line: None,
             helper,
         })
+    }
+
+    /// Begins to watch for out-of-memory kills. Where that fails, they are seen at the end.
+    pub(super) fn watch_memory(&self) -> Option<OomWatch> {
+        let directory = self.remains().cgroup_directories().memory?;
+        let watch = OomWatch::begin(directory, self.record.oom_kills);
+        watch.inspect_err(|error| tracing::debug!(%error, "its memory cannot be watched")).ok()
+    }
+
+    fn tell_kills(&mut self, kills: u64) {
+        self.record.oom_kills += kills;
+        self.tell(Happening::Oom { kills });
+        self.note(self.record.status);
+    }
+
+    /// Tells at the end of kills that have not been told.
+    pub(super) fn tell_last_kills(&mut self, report: &ExitReport) {
+        let kills = self.record.take_untold_kills(report);
+        self.untold.extend(kills.map(|kills| Happening::Oom { kills }));
     }
 
     pub(super) async fn on_deadline(&mut self, made: &Made, gofer_is_dead: bool) {
@@ -97,6 +123,14 @@ impl Supervisor {
             let (signal, grace) = (self.record.stopping.signal, self.record.stopping.grace);
             self.begin_stop(made, signal, grace, by).await;
         }
+    }
+}
+
+/// Out-of-memory kills that are new; `None` when there will be no more. Never, where nobody tells.
+async fn next_kills(oom: Option<&mut OomWatch>) -> Option<u64> {
+    match oom {
+        Some(oom) => oom.next().await,
+        None => std::future::pending().await,
     }
 }
 

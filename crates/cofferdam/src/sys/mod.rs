@@ -3,6 +3,7 @@
 //! Invariant: everything exported from here is safe to call with any argument; each `unsafe` block says why.
 //! Not here: decisions. A function of this module is one system call, or one protocol of the kernel.
 
+mod alarm;
 mod descriptors;
 mod folder_watch;
 mod heap;
@@ -11,6 +12,7 @@ mod pidfd;
 mod signal_fd;
 mod wait;
 
+pub(crate) use alarm::Alarm;
 pub(crate) use descriptors::keep_from_children;
 pub(crate) use folder_watch::FolderWatch;
 pub(crate) use heap::trim_heap;

@@ -1,0 +1,114 @@
+//! Out-of-memory kills while the container lives, and what it uses.
+
+use cofferdam_testkit::lab::{Lab, eventually};
+use cofferdam_testkit::runtimes::Choice;
+use serde_json::{Value, json};
+
+use crate::keeper::kill_supervisor;
+use crate::{Case, case};
+
+pub(crate) const CASES: &[Case] = &[
+    case("memory::a_kill_is_told_while_it_lives", a_kill_is_told_while_it_lives).only(has_one_process_killed),
+    case("memory::a_kill_is_told_once", a_kill_is_told_once).only(has_one_process_killed),
+    case("memory::a_sandbox_that_is_killed_is_told", a_sandbox_that_is_killed_is_told)
+        .only(Choice::is_gvisor),
+    case("memory::what_is_used_is_shown", what_is_used_is_shown).real(),
+];
+
+/// Under gVisor the kernel kills the sandbox as a whole.
+fn has_one_process_killed(choice: &Choice) -> bool {
+    choice.is_real() && !choice.is_gvisor()
+}
+
+/// The out-of-memory kills of a container by its events.
+fn told(lab: &Lab, id: &str) -> Vec<u64> {
+    let container = format!("container={id}");
+    let args = ["events", "--since", "1h", "--until", "0s", "--format", "json"];
+    let filters = ["--filter", "event=oom", "--filter", &container];
+    let done = lab.cofferdam(&[&args[..], &filters].concat()).expect_code(0);
+    let events = done.text();
+    let events = events.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.map(|event| event["kills"].as_u64().unwrap()).collect()
+}
+
+/// Has a child killed for each SIGUSR1, and ends with 3 at SIGTERM.
+const KILLED_CHILDREN: &str =
+    "trap 'exit 3' TERM; trap 'tail /dev/zero' USR1; echo up; while :; do sleep 0.05; done";
+
+fn start(lab: &Lab) -> String {
+    let id = lab.run_detached(&["-m", "32m"], &["sh", "-c", KILLED_CHILDREN]);
+    eventually("it has its traps", || lab.cofferdam(&["logs", &id]).text() == "up");
+    id
+}
+
+fn a_kill_is_told_while_it_lives(lab: &Lab) {
+    let id = start(lab);
+    for kills in 1..=3_usize {
+        drop(lab.cofferdam(&["kill", "-s", "USR1", &id]).expect_code(0));
+        eventually("it is told", || told(lab, &id).len() == kills);
+        let state = lab.inspect(&id)["state"].take();
+        assert_eq!((&state["status"], &state["oom_kills"]), (&json!("running"), &json!(kills)), "{state}");
+    }
+    drop(lab.cofferdam(&["stop", &id]).expect_code(0));
+    let report = lab.report(&id);
+    assert_eq!(report["cause"], json!({ "kind": "exited", "code": 3 }), "{report:#}");
+    assert_eq!(told(lab, &id), [1, 1, 1], "and not again at its end");
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn a_kill_is_told_once(lab: &Lab) {
+    let id = start(lab);
+    drop(lab.cofferdam(&["kill", "-s", "USR1", &id]).expect_code(0));
+    eventually("it is told", || told(lab, &id) == [1]);
+    kill_supervisor(lab, &id);
+    drop(lab.cofferdam(&["kill", "-s", "USR1", &id]).expect_code(0));
+    eventually("the next supervisor tells of the next", || told(lab, &id) == [1, 1]);
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    assert_eq!(told(lab, &id), [1, 1]);
+    lab.expect_clean();
+}
+
+fn a_sandbox_that_is_killed_is_told(lab: &Lab) {
+    let id = lab.run_detached(&["-m", "64m"], &["tail", "/dev/zero"]);
+    let report = lab.report(&id);
+    assert_eq!(report["cause"], json!({ "kind": "oom_killed", "victim": "init" }), "{report:#}");
+    let kills: u64 = told(lab, &id).iter().sum();
+    assert!(kills > 0, "{report:#}");
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+const MIB: u64 = 1 << 20;
+
+fn what_is_used_is_shown(lab: &Lab) {
+    // dd has read its block, and waits for a reader of it.
+    let script = "dd if=/dev/zero bs=64M count=1 2>/dev/null | sleep 1000 & while :; do :; done";
+    let id = lab.run_detached(&["-m", "256m", "--pids-limit", "100"], &["sh", "-c", script]);
+    let stats = || lab.cofferdam(&["stats", "--format", "json", &id]).expect_code(0).json();
+    let mut row = Value::Null;
+    eventually("it has touched its memory", || {
+        row = stats();
+        row["memory"]["working_set_bytes"].as_u64().unwrap() >= 64 * MIB
+    });
+    let memory = &row["memory"];
+    // The sandbox's own comes on top.
+    let most = if lab.choice.is_gvisor() { 128 } else { 72 };
+    assert!(memory["working_set_bytes"].as_u64().unwrap() < most * MIB, "{row:#}");
+    assert_eq!((&memory["limit_bytes"], &memory["oom_kills"]), (&json!(256 * MIB), &json!(0)), "{row:#}");
+    assert_eq!(row["pids"]["limit"], 100, "{row:#}");
+    assert!(row["pids"]["current"].as_u64() >= Some(3), "{row:#}");
+    assert!(row["cpu"]["usage_us"].as_u64() > Some(0) && row["cpu_percent"].as_f64() > Some(1.0), "{row:#}");
+    assert_eq!(row["network"]["received_bytes"], 0, "{row:#}");
+    let table = lab.cofferdam(&["stats"]).expect_code(0).text();
+    assert!(
+        table.starts_with("CONTAINER ID") && table.contains(&id[..12]) && table.contains("256.0 MiB"),
+        "{table}"
+    );
+    let name = lab.cofferdam(&["stats", "--format", "{{.name}} {{.memory.limit_bytes}}", &id]).text();
+    assert!(name.ends_with(" 268435456"), "{name}");
+    drop(lab.cofferdam(&["stats", "nope"]).expect_error("E0103"));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    assert_eq!(lab.cofferdam(&["stats"]).expect_code(0).text().lines().count(), 1, "titles alone");
+    lab.expect_clean();
+}
