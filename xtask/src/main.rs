@@ -8,6 +8,7 @@ mod quickstart;
 mod runtimes;
 mod test;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 

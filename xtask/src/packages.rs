@@ -5,8 +5,11 @@ use xshell::{Cmd, Shell, cmd};
 
 use crate::step;
 
-/// The archive's list of Debian 12's backports, which hold a runsc with systrap and nvproxy.
+/// The archive's list of Debian 12's backports.
 const BACKPORTS_LIST: &str = "/etc/apt/sources.list.d/cofferdam-backports.list";
+
+/// Packages that Debian 12 has in a release that is too old: gVisor, and the emulator.
+const BACKPORTED: [&str; 2] = ["runsc", "qemu-system-x86"];
 
 /// What Debian's release file says.
 pub(crate) struct System {
@@ -56,19 +59,15 @@ pub(crate) fn install(shell: &Shell, programs: &[(&str, &str)]) -> Result<()> {
     }
     step(&format!("installing {}", missing.join(", ")));
     update(shell)?;
-    let from_backports = missing.contains(&"runsc") && system.needs_backports();
-    let plain: Vec<&str> =
-        missing.into_iter().filter(|package| !(from_backports && *package == "runsc")).collect();
+    let is_backported = |package: &&str| system.needs_backports() && BACKPORTED.contains(package);
+    let (backported, plain): (Vec<&str>, Vec<&str>) = missing.into_iter().partition(is_backported);
+    let words = ["install", "--yes", "--no-install-recommends"];
     if !plain.is_empty() {
-        apt(shell, &["install", "--yes", "--no-install-recommends"], &plain)?;
+        apt(shell, &words, &plain)?;
     }
-    if from_backports {
+    if !backported.is_empty() {
         enable_backports(shell)?;
-        apt(
-            shell,
-            &["install", "--yes", "--no-install-recommends", "--target-release", "bookworm-backports"],
-            &["runsc"],
-        )?;
+        apt(shell, &[&words[..], &["--target-release", "bookworm-backports"]].concat(), &backported)?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
 //! All tests, and what they need.
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use xshell::{Shell, cmd};
 
-use crate::{packages, runtimes, step};
+use crate::{packages, runtimes, step, vm};
 
 /// Programs that the tests use, with Debian's packages of them.
 const NEEDED: [(&str, &str); 9] = [
@@ -24,13 +24,25 @@ pub(crate) struct TestArgs {
     /// Install nothing: what is missing is skipped, visibly
     #[arg(long)]
     no_install: bool,
+    /// host: everything, on this machine. vm: what needs cgroup v2 or crun, in an emulator
+    #[arg(long, value_enum, default_value = "host")]
+    tier: Tier,
     /// Run those tests alone whose name contains this
     filter: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tier {
+    Host,
+    Vm,
 }
 
 pub(crate) fn run(shell: &Shell, args: &TestArgs) -> Result<()> {
     if !packages::is_root() {
         bail!("the tests run containers: run them as root (sudo --preserve-env=PATH,HOME cargo xtask test)");
+    }
+    if args.tier == Tier::Vm {
+        return vm::run(shell, &args.filter);
     }
     if !args.no_install {
         packages::install(shell, &NEEDED)?;

@@ -15,6 +15,8 @@ const TEMPORARY: [&str; 4] = ["/tmp", "/var/tmp", "/run", "/dev/shm"];
 /// Everything of one machine at one moment. Entries are texts that name them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Census(BTreeSet<String>);
+/// crun makes this directory at each call, whatever its `--root` says.
+const CRUNS_OWN: &str = "/run/crun";
 
 impl Census {
     /// Counts the whole machine.
@@ -30,7 +32,8 @@ impl Census {
             let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
             let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
             let suspicious = |name: &String| PROGRAMS.iter().any(|program| name.contains(program));
-            all.extend(names.filter(suspicious).map(|name| format!("file {directory}/{name}")));
+            let paths = names.filter(suspicious).map(|name| format!("{directory}/{name}"));
+            all.extend(paths.filter(|path| path != CRUNS_OWN).map(|path| format!("file {path}")));
         }
         Self(all)
     }
