@@ -1,7 +1,11 @@
 //! Out-of-memory kills while the container lives, and what it uses.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use cofferdam_testkit::lab::{Lab, eventually};
-use cofferdam_testkit::runtimes::Choice;
+use cofferdam_testkit::process::signal_process;
+use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::keeper::kill_supervisor;
@@ -12,12 +16,17 @@ pub(crate) const CASES: &[Case] = &[
     case("memory::a_kill_is_told_once", a_kill_is_told_once).only(has_one_process_killed),
     case("memory::a_sandbox_that_is_killed_is_told", a_sandbox_that_is_killed_is_told)
         .only(Choice::is_gvisor),
+    case("memory::many_at_once", many_at_once).only(is_one_of_each),
     case("memory::what_is_used_is_shown", what_is_used_is_shown).real(),
 ];
 
 /// Under gVisor the kernel kills the sandbox as a whole.
 fn has_one_process_killed(choice: &Choice) -> bool {
     choice.is_real() && !choice.is_gvisor()
+}
+
+fn is_one_of_each(choice: &Choice) -> bool {
+    matches!(choice, Choice::Runc | Choice::Crun | Choice::Runsc(RUNSC_DEBIAN))
 }
 
 /// The out-of-memory kills of a container by its events.
@@ -77,6 +86,72 @@ fn a_sandbox_that_is_killed_is_told(lab: &Lab) {
     assert!(kills > 0, "{report:#}");
     drop(lab.cofferdam(&["rm", &id]).expect_code(0));
     lab.expect_clean();
+}
+
+/// What happens to one of many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Its memory runs out at once.
+    OutOfMemory,
+    /// Somebody kills it, under a limit.
+    Killed,
+    /// A child's memory runs out, and it ends with 3.
+    ChildThenOwn,
+    /// It hands on what its child got.
+    ChildHandedOn,
+}
+
+impl End {
+    fn command(self) -> &'static [&'static str] {
+        match self {
+            Self::OutOfMemory => &["tail", "/dev/zero"],
+            Self::Killed => &["sleep", "1000"],
+            Self::ChildThenOwn => &["sh", "-c", "tail /dev/zero; exit 3"],
+            Self::ChildHandedOn => &["sh", "-c", "tail /dev/zero; exit $?"],
+        }
+    }
+
+    /// Its cause, and whether there is an event.
+    fn expected(self) -> (Value, bool) {
+        match self {
+            Self::OutOfMemory => (json!({ "kind": "oom_killed", "victim": "init" }), true),
+            Self::Killed => (json!({ "kind": "signaled", "signal": "SIGKILL" }), false),
+            Self::ChildThenOwn => (json!({ "kind": "exited", "code": 3 }), true),
+            Self::ChildHandedOn => (json!({ "kind": "oom_killed", "victim": "child" }), true),
+        }
+    }
+}
+
+/// A tenth of what was measured by hand; COFFERDAM_TEST_BULK is how many of the first two there are.
+fn many_at_once(lab: &Lab) {
+    let count = std::env::var("COFFERDAM_TEST_BULK").ok().and_then(|text| text.parse().ok()).unwrap_or(50);
+    let mut ends = [vec![End::OutOfMemory; count], vec![End::Killed; count]].concat();
+    if !lab.choice.is_gvisor() {
+        ends.extend([vec![End::ChildThenOwn; count / 5], vec![End::ChildHandedOn; count / 5]].concat());
+    }
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(end) = ends.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    expect_end(lab, *end);
+                }
+            });
+        }
+    });
+    lab.expect_clean();
+}
+
+fn expect_end(lab: &Lab, end: End) {
+    let id = lab.run_detached(&["-m", "64m"], end.command());
+    if end == End::Killed {
+        signal_process(crate::exit::pid_of(lab, &id), Signal::KILL);
+    }
+    let report = lab.report(&id);
+    let (cause, is_told) = end.expected();
+    assert_eq!(report["cause"], cause, "{end:?}: {report:#}");
+    assert_eq!(!told(lab, &id).is_empty(), is_told, "{end:?}: {report:#}");
+    drop(lab.cofferdam(&["rm", &id]).expect_code(0));
 }
 
 const MIB: u64 = 1 << 20;
