@@ -218,7 +218,7 @@ pub(crate) fn tail(text: &str) -> Result<Tail, String> {
     Ok(Tail(Some(lines)))
 }
 
-/// A moment: RFC 3339, seconds since 1970 as docker prints them, or a length of time before now.
+/// A moment: RFC 3339, a day, seconds since 1970 as docker prints them, or a length of time before now.
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time);
@@ -228,8 +228,14 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
             .and_then(|since| Timestamp::UNIX_EPOCH.checked_add(since))
             .map_err(|error| error.to_string());
     }
-    let ago = humantime::parse_duration(text)
-        .map_err(|_| "it is not a time: write 2026-01-31T12:00:00Z, 1769860800 or 10m".to_owned())?;
+    // A day begins at midnight here, as with docker.
+    if let Ok(day) = text.parse::<jiff::civil::Date>() {
+        let midnight = jiff::tz::TimeZone::system().to_timestamp(day.at(0, 0, 0, 0));
+        return midnight.map_err(|error| error.to_string());
+    }
+    let ago = humantime::parse_duration(text).map_err(|_| {
+        "it is not a time: write 2026-01-31T12:00:00Z, 2026-01-31, 1769860800 or 10m".to_owned()
+    })?;
     Timestamp::now().checked_sub(ago).map_err(|error| error.to_string())
 }
 
@@ -363,6 +369,8 @@ mod tests {
     #[test]
     fn moments_are_times_seconds_and_lengths_before_now() {
         let time = |text: &str| moment(text).unwrap();
+        let offset = time("2026-01-31").duration_since(time("2026-01-31T00:00:00Z"));
+        assert!(offset.abs() <= SignedDuration::from_hours(14), "midnight somewhere: {offset}");
         assert_eq!(time("2026-01-31T12:00:00Z").as_second(), 1_769_860_800);
         assert_eq!(time("1769860800.5").as_millisecond(), 1_769_860_800_500);
         assert!((3590..=3610).contains(&(Timestamp::now().as_second() - time("1h").as_second())));

@@ -79,12 +79,6 @@ impl Choice {
         // in all of them; this test's machine is asked in the library's own probe.
         !matches!(self, Self::Runsc(_) | Self::Fake)
     }
-
-    /// Whether it can change the limits of a running container.
-    #[must_use]
-    pub fn updates(&self) -> bool {
-        !matches!(self, Self::Runsc(_))
-    }
 }
 
 impl fmt::Display for Choice {

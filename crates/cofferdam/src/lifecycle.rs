@@ -85,6 +85,11 @@ impl Diagnose for WrongState {
             (_, Status::Created) => format!("`cofferdam start {name}` first"),
             (_, Status::Paused) => format!("`cofferdam unpause {name}` first"),
             (Verb::Resume | Verb::Start, Status::Running) => "nothing to do".into(),
+            (Verb::Start, Status::Stopped) => {
+                format!(
+                    "a container runs once, but for --restart: make another; `cofferdam inspect {name}` says how this one ended"
+                )
+            }
             (_, Status::Stopped) => format!("`cofferdam inspect {name}` says how it ended"),
             (_, Status::Restarting) => {
                 format!("`cofferdam start {name}` starts it now, `cofferdam stop {name}` ends it for good")

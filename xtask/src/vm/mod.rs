@@ -112,7 +112,7 @@ fn script(root: &Path, suite: &Path, filters: &[String]) -> Result<String> {
     let mut text = format!(
         "mkdir -p {root} && mount --bind /in/tree {root} && command -v crun runc || exit 125\n\
          # What is missing here is an error.\n\
-         export CI=true COFFERDAM_TEST_BULK=10\ncode=0\n"
+         export CI=true COFFERDAM_TEST_BULK=5\ncode=0\n"
     );
     for filter in filters {
         ensure!(

@@ -6,6 +6,7 @@
 
 pub(crate) mod kernel_log;
 mod layout;
+pub(crate) mod limits;
 mod memory;
 mod oom_watch;
 pub mod stats;

@@ -166,7 +166,9 @@ impl Diagnose for MonitorError {
             Self::Exec(error) => error.next_step(),
             Self::State(error) => error.next_step(),
             Self::Reported(failure) => failure.next.clone(),
-            Self::Silent | Self::TimedOut(_) => Some("`cofferdam ps --all` shows what there is".into()),
+            Self::Silent | Self::TimedOut(_) => {
+                Some("`cofferdam ps --all` shows what there is; with nothing there, try again".into())
+            }
             Self::Stream(_) => Some("of a FIFO, start the reader first".into()),
             Self::NoProgram => Some("make it with Engine::with_monitor".into()),
             Self::Process(_) | Self::Request(_) => None,

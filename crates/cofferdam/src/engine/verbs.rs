@@ -11,8 +11,8 @@ use crate::request::Limits;
 use crate::runtime::{KillScope, ProcessInfo, QUERY_LIMIT, Runtime, RuntimeState};
 use crate::signal::Signal;
 use crate::state::{ContainerLock, Record, StateError};
-use crate::supervise::OwnedTarget;
 use crate::supervise::control::{Answer, Request, Until, ask};
+use crate::supervise::{OwnedTarget, change_limits};
 
 /// How much longer than its grace an end may take, clean-up included.
 const ENDING_SLACK: Duration = Duration::from_secs(30);
@@ -264,9 +264,11 @@ impl Engine {
                     .ok_or(EngineError::Unreachable { container: title, source: None })?;
                 let runtime = self.runtime_of(&view.record).await?;
                 let target = OwnedTarget::of(&view.container, &view.record);
-                runtime.update(target.target(), limits, view.container.path()).await?;
-                view.record.limits = view.record.limits.overlaid_with(limits);
-                self.tell(&view.record, Happening::Update { limits: *limits });
+                let runtime = (runtime.as_ref(), target.target());
+                let cgroup = (&self.host.cgroups, view.record.cgroup.as_ref());
+                let limits = change_limits(runtime, view.container.path(), cgroup, limits).await?;
+                view.record.limits = view.record.limits.overlaid_with(&limits);
+                self.tell(&view.record, Happening::Update { limits });
                 Ok(view.container.write_record(&view.record)?)
             }
         }

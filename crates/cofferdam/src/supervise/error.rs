@@ -82,8 +82,23 @@ impl Diagnose for StartError {
                 Some("start systemd-journald, or its namespace; or take another --log-driver".into())
             }
             Self::State(error) => error.next_step(),
-            Self::Supervision { .. } | Self::Cancelled | Self::Fault(_) => None,
+            Self::Supervision { source, .. } => next_of(source).map(str::to_owned),
+            Self::Cancelled | Self::Fault(_) => None,
         }
+    }
+}
+
+/// What mends an error of the system's.
+fn next_of(error: &io::Error) -> Option<&'static str> {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Some("the file system of the state directory or of its logs is full: make room there")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => Some("the file system of the state directory is read-only"),
+        _ if error.raw_os_error() == Some(libc::EMFILE) => {
+            Some("raise the limit of open files: `ulimit -n 1024`")
+        }
+        _ => None,
     }
 }
 

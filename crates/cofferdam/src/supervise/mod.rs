@@ -39,6 +39,7 @@ mod streams;
 mod supervisor;
 mod target;
 mod tree;
+mod update;
 mod watch;
 
 pub use attach::{Attached, AttachedInput, AttachedOutput};
@@ -53,3 +54,4 @@ pub(crate) use sink::SharedLog;
 pub use supervisor::Started;
 pub(crate) use supervisor::{Launching, Mode, Supervisor};
 pub(crate) use target::OwnedTarget;
+pub(crate) use update::change_limits;

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::control::{Answer, Command, Request, Until, WAITING_LIMIT};
 use super::supervisor::{Made, Supervisor};
+use super::update::change_limits;
 use crate::bundle::read_config;
 use crate::error::{Code, Failure};
 use crate::event::Happening;
@@ -150,14 +151,12 @@ impl Supervisor {
 
     pub(super) async fn update(&mut self, limits: &Limits) -> Result<(), Failure> {
         self.check(Verb::Update)?;
-        let scratch = self.container.path();
-        self.runtime
-            .update(self.target.target(), limits, scratch)
-            .await
-            .map_err(|error| Failure::of(&error))?;
-        self.record.limits = self.record.limits.overlaid_with(limits);
+        let runtime = (self.runtime.as_ref(), self.target.target());
+        let cgroup = (&self.host.cgroups, self.record.cgroup.as_ref());
+        let limits = change_limits(runtime, self.container.path(), cgroup, limits).await?;
+        self.record.limits = self.record.limits.overlaid_with(&limits);
         self.note(self.record.status);
-        self.tell(Happening::Update { limits: *limits });
+        self.tell(Happening::Update { limits });
         Ok(())
     }
 
