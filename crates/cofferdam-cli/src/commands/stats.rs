@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use cofferdam::cgroup::stats::Stats;
 use cofferdam::engine::View;
+use cofferdam::exit::format_bytes;
+use cofferdam::id::ContainerId;
 use cofferdam::lifecycle::Status;
 use serde_json::{Value, json};
 
@@ -18,14 +20,12 @@ use crate::template::Template;
 const PERIOD: Duration = Duration::from_secs(1);
 /// The same for who wants one answer.
 const FIRST_PERIOD: Duration = Duration::from_millis(500);
-/// Characters of an id that a table shows.
-const ID_SHOWN: usize = 12;
 /// Clears a terminal, and goes to its first line.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// One container, as it was read and as it was before that.
 struct Row {
-    id: String,
+    id: ContainerId,
     name: String,
     before: Stats,
     now: Stats,
@@ -76,7 +76,7 @@ fn pair(before: &[(View, Stats)], now: &[(View, Stats)]) -> Vec<Row> {
         let id = &view.container.id;
         let (_, before) = before.iter().find(|(before, _)| before.container.id == *id)?;
         let name = view.record.name.as_ref().map_or_else(String::new, ToString::to_string);
-        Some(Row { id: id.to_string(), name, before: before.clone(), now: now.clone() })
+        Some(Row { id: id.clone(), name, before: before.clone(), now: now.clone() })
     });
     rows.collect()
 }
@@ -112,14 +112,14 @@ impl Row {
         let percent = |value: Option<f64>| value.map_or_else(none, |value| format!("{value:.2}%"));
         let Stats { memory, pids, io, network, .. } = &self.now;
         let usage = memory.map_or_else(none, |memory| {
-            let limit = memory.limit_bytes.map_or_else(|| "no limit".to_owned(), size);
-            format!("{} / {limit}", size(memory.working_set_bytes))
+            let limit = memory.limit_bytes.map_or_else(|| "no limit".to_owned(), format_bytes);
+            format!("{} / {limit}", format_bytes(memory.working_set_bytes))
         });
         let both = |sizes: Option<(u64, u64)>| {
-            sizes.map_or_else(none, |(one, other)| format!("{} / {}", size(one), size(other)))
+            sizes.map_or_else(none, |(one, other)| format!("{} / {}", format_bytes(one), format_bytes(other)))
         };
         [
-            self.id[..ID_SHOWN.min(self.id.len())].to_owned(),
+            self.id.short().to_owned(),
             self.name.clone(),
             percent(self.cpu_percent()),
             usage,
@@ -144,8 +144,4 @@ fn show(rows: &[Row], again: bool) -> Result<(), CliError> {
 
 fn none() -> String {
     "--".to_owned()
-}
-
-fn size(bytes: u64) -> String {
-    bytesize::ByteSize::b(bytes).display().iec().to_string()
 }

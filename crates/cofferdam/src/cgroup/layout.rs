@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 
-use super::{CgroupPath, ContainerCgroup, MemoryDirectory};
+use super::{CgroupPath, ControllerDirectory};
 
 /// How the hierarchies are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,29 +96,21 @@ impl Cgroups {
             && self.v2.as_ref().is_some_and(|(_, controllers)| !controllers.is_empty())
     }
 
-    /// The directories of a container's cgroup, whether they exist yet or not.
+    /// The directories of a container's cgroup, one in each hierarchy, whether they exist yet or not.
     #[must_use]
-    pub fn of_container(&self, path: &CgroupPath) -> ContainerCgroup {
-        let v1 = |controller| self.v1_directory(path, controller);
-        let v2 = |controller| self.v2_directory(path, controller);
-        let mut directories: Vec<PathBuf> = self.mount_points().map(|mount| below(mount, path)).collect();
-        directories.dedup();
-        ContainerCgroup {
-            memory: v1("memory").map(MemoryDirectory::V1).or_else(|| v2("memory").map(MemoryDirectory::V2)),
-            cpu: v1("cpuacct").or_else(|| v2("cpu")),
-            directories,
+    pub fn directories_of(&self, path: &CgroupPath) -> Vec<PathBuf> {
+        self.mount_points().map(|mount| below(mount, path)).collect()
+    }
+
+    /// Where a container's cgroup is in the hierarchy of a controller; `None` where no hierarchy has that.
+    #[must_use]
+    pub fn directory_of(&self, path: &CgroupPath, controller: &str) -> Option<ControllerDirectory> {
+        if let Some(mount) = self.v1.get(controller) {
+            return Some(ControllerDirectory::V1(below(mount, path)));
         }
-    }
-
-    /// Where a container's cgroup is in the v1 hierarchy of a controller, if that has one.
-    pub(super) fn v1_directory(&self, path: &CgroupPath, controller: &str) -> Option<PathBuf> {
-        self.v1.get(controller).map(|mount| below(mount, path))
-    }
-
-    /// Where it is in the v2 hierarchy, if the controller is in that.
-    pub(super) fn v2_directory(&self, path: &CgroupPath, controller: &str) -> Option<PathBuf> {
         let (mount, controllers) = self.v2.as_ref()?;
-        controllers.iter().any(|name| name == controller).then(|| below(mount, path))
+        let is_there = controllers.iter().any(|name| name == controller);
+        is_there.then(|| ControllerDirectory::V2(below(mount, path)))
     }
 
     /// The directory above all hierarchies, where v1 mounts one folder a controller.
@@ -205,11 +197,10 @@ mod tests {
         let cgroups = Cgroups::from_mountinfo(HYBRID, |_| vec!["hugetlb".into()]);
         assert_eq!(cgroups.layout, CgroupLayout::Hybrid);
         assert!(cgroups.has("memory") && cgroups.has("hugetlb") && !cgroups.has("name=systemd"));
-        let container = cgroups.of_container(&path());
         let leaf = format!("cofferdam-{}", "0123456789abcdef".repeat(2));
         let memory = PathBuf::from("/sys/fs/cgroup/memory").join(leaf);
-        assert_eq!(container.memory, Some(MemoryDirectory::V1(memory)));
-        assert_eq!(container.directories.len(), 5);
+        assert_eq!(cgroups.directory_of(&path(), "memory"), Some(ControllerDirectory::V1(memory)));
+        assert_eq!(cgroups.directories_of(&path()).len(), 5);
         assert_eq!(cgroups.top(), Path::new("/sys/fs/cgroup"));
     }
 
@@ -217,9 +208,8 @@ mod tests {
     fn pure_v2_has_one_directory_for_all() {
         let cgroups = Cgroups::from_mountinfo(PURE_V2, |_| vec!["cpu".into(), "memory".into()]);
         assert_eq!(cgroups.layout, CgroupLayout::V2);
-        let container = cgroups.of_container(&path());
-        assert!(matches!(container.memory, Some(MemoryDirectory::V2(_))));
-        assert_eq!(container.directories.len(), 1);
+        assert!(matches!(cgroups.directory_of(&path(), "memory"), Some(ControllerDirectory::V2(_))));
+        assert_eq!(cgroups.directories_of(&path()).len(), 1);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::memory::{V1_NO_LIMIT, read_number};
-use super::{CgroupPath, Cgroups};
+use super::ControllerDirectory::{V1, V2};
+use super::memory::read_number;
+use super::{CgroupPath, Cgroups, ControllerDirectory};
 use crate::error::{Code, Diagnose};
 use crate::request::{CPU_PERIOD_US, Limits};
 
@@ -50,72 +51,56 @@ impl Diagnose for LimitError {
     }
 }
 
-/// A controller's directory for one container, and how its files are called.
-enum Place {
-    V1(PathBuf),
-    V2(PathBuf),
-}
-
-impl Place {
-    fn of(cgroups: &Cgroups, path: &CgroupPath, controller: &'static str) -> Result<Self, LimitError> {
-        let v1 = cgroups.v1_directory(path, controller).map(Self::V1);
-        let place = v1.or_else(|| cgroups.v2_directory(path, controller).map(Self::V2));
-        place.ok_or(LimitError::NoController(controller))
-    }
-}
-
 /// Writes limits into the files of a container's cgroup.
 pub(crate) fn write(cgroups: &Cgroups, path: &CgroupPath, limits: &Limits) -> Result<(), LimitError> {
+    let of = |controller| cgroups.directory_of(path, controller).ok_or(LimitError::NoController(controller));
     if let Some(bytes) = limits.memory_bytes {
-        match Place::of(cgroups, path, "memory")? {
-            Place::V1(directory) => put(&directory.join("memory.limit_in_bytes"), &bytes.to_string())?,
-            Place::V2(directory) => put(&directory.join("memory.max"), &bytes.to_string())?,
-        }
+        put(&of("memory")?.file("memory.limit_in_bytes", "memory.max"), &bytes.to_string())?;
     }
     if let Some(quota) = limits.cpu_quota_us {
-        match Place::of(cgroups, path, "cpu")? {
-            Place::V1(directory) => {
+        match of("cpu")? {
+            V1(directory) => {
                 put(&directory.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
                 put(&directory.join("cpu.cfs_quota_us"), &quota.to_string())?;
             }
-            Place::V2(directory) => put(&directory.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?,
+            V2(directory) => put(&directory.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?,
         }
     }
     if let Some(pids) = limits.pids {
-        let (Place::V1(directory) | Place::V2(directory)) = Place::of(cgroups, path, "pids")?;
         let text = if pids < 0 { "max".to_owned() } else { pids.to_string() };
-        put(&directory.join("pids.max"), &text)?;
+        put(&of("pids")?.file("pids.max", "pids.max"), &text)?;
     }
     Ok(())
 }
 
 /// Reads the limits that hold. What is not limited, or cannot be read, is `None`; no limit of processes is -1.
 pub(crate) fn read(cgroups: &Cgroups, path: &CgroupPath) -> Limits {
-    let memory_bytes = Place::of(cgroups, path, "memory").ok().and_then(|place| match place {
-        Place::V1(directory) => {
-            read_number(&directory.join("memory.limit_in_bytes")).filter(|limit| *limit < V1_NO_LIMIT)
+    let of = |controller| cgroups.directory_of(path, controller);
+    Limits {
+        memory_bytes: of("memory").and_then(|directory| directory.read_memory_limit()),
+        cpu_quota_us: of("cpu").and_then(|directory| read_quota(&directory)),
+        pids: of("pids").and_then(|directory| {
+            let text = std::fs::read_to_string(directory.file("pids.max", "pids.max")).ok()?;
+            if text.trim() == "max" { Some(-1) } else { text.trim().parse().ok() }
+        }),
+    }
+}
+
+/// The CPU time in microseconds a period of ours, whatever the cgroup's own period is; `None` without a quota.
+fn read_quota(directory: &ControllerDirectory) -> Option<u64> {
+    let (quota, period) = match directory {
+        // -1 without a quota, which is no number here.
+        V1(path) => {
+            (read_number(&path.join("cpu.cfs_quota_us"))?, read_number(&path.join("cpu.cfs_period_us"))?)
         }
-        Place::V2(directory) => read_number(&directory.join("memory.max")),
-    });
-    let cpu_quota_us = Place::of(cgroups, path, "cpu").ok().and_then(|place| match place {
-        Place::V1(directory) => {
-            let period = read_number(&directory.join("cpu.cfs_period_us"))?;
-            // -1 without a quota, which is no number here.
-            per_period(read_number(&directory.join("cpu.cfs_quota_us"))?, period)
-        }
-        Place::V2(directory) => {
-            let text = std::fs::read_to_string(directory.join("cpu.max")).ok()?;
+        V2(path) => {
+            let text = std::fs::read_to_string(path.join("cpu.max")).ok()?;
             let (quota, period) = text.trim().split_once(' ')?;
             // The text is "max" without a quota.
-            per_period(quota.parse().ok()?, period.parse().ok()?)
+            (quota.parse().ok()?, period.parse().ok()?)
         }
-    });
-    let pids = Place::of(cgroups, path, "pids").ok().and_then(|place| {
-        let (Place::V1(directory) | Place::V2(directory)) = place;
-        let text = std::fs::read_to_string(directory.join("pids.max")).ok()?;
-        if text.trim() == "max" { Some(-1) } else { text.trim().parse().ok() }
-    });
-    Limits { memory_bytes, cpu_quota_us, pids }
+    };
+    quota.checked_mul(CPU_PERIOD_US)?.checked_div(period)
 }
 
 /// Makes sure that what was asked for holds; gives it as the kernel has it.
@@ -146,11 +131,6 @@ fn expect<T: PartialEq + ToString>(
         }
         _ => Ok(()),
     }
-}
-
-/// A quota of some period, as it is of ours.
-fn per_period(quota: u64, period: u64) -> Option<u64> {
-    quota.checked_mul(CPU_PERIOD_US)?.checked_div(period)
 }
 
 fn put(file: &Path, text: &str) -> Result<(), LimitError> {

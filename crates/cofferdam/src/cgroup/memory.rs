@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::MemoryDirectory;
+use super::ControllerDirectory;
 
 /// The memory controller's account of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,45 +23,59 @@ pub struct MemoryCounters {
 }
 
 /// Values of a v1 limit file that mean "no limit": the kernel rounds `u64::MAX / 2` down to pages.
-pub(super) const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
+const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
 
-impl MemoryDirectory {
-    /// The kills that were counted; `None` when the cgroup is gone.
+impl ControllerDirectory {
+    /// The out-of-memory kills that were counted; `None` when the cgroup is gone.
     pub(crate) fn read_kills(&self) -> Option<u64> {
-        let file = match self {
-            Self::V1(directory) => directory.join("memory.oom_control"),
-            Self::V2(directory) => directory.join("memory.events"),
-        };
-        parse_flat_keyed(&std::fs::read_to_string(file).ok()?, "oom_kill")
+        FlatKeyed::read(&self.kills_file())?.find("oom_kill")
     }
 
-    /// Reads the counters; `None` when the cgroup is gone or its files are not understood.
+    fn kills_file(&self) -> PathBuf {
+        self.file("memory.oom_control", "memory.events")
+    }
+
+    /// The limit of memory in bytes; `None` without one.
+    pub(super) fn read_memory_limit(&self) -> Option<u64> {
+        // Under v2 the text is "max" without a limit, which is no number.
+        let limit = read_number(&self.file("memory.limit_in_bytes", "memory.max"));
+        limit.filter(|limit| *limit < V1_NO_LIMIT)
+    }
+
+    /// The most memory that was in use at once, in bytes; `None` where the kernel does not keep it (v2 before 5.19).
+    pub(super) fn read_memory_peak(&self) -> Option<u64> {
+        read_number(&self.file("memory.max_usage_in_bytes", "memory.peak"))
+    }
+
+    /// Reads the counters of the memory controller; `None` when the cgroup is gone or its files are not understood.
     #[must_use]
-    pub fn read(&self) -> Option<MemoryCounters> {
-        match self {
-            Self::V1(directory) => {
-                let file = directory.join("memory.oom_control");
-                let oom_kill = parse_flat_keyed(&std::fs::read_to_string(&file).ok()?, "oom_kill")?;
-                Some(MemoryCounters {
-                    file,
-                    oom_kill,
-                    limit_bytes: read_number(&directory.join("memory.limit_in_bytes"))
-                        .filter(|limit| *limit < V1_NO_LIMIT),
-                    peak_bytes: read_number(&directory.join("memory.max_usage_in_bytes")),
-                })
-            }
-            Self::V2(directory) => {
-                let file = directory.join("memory.events");
-                let oom_kill = parse_flat_keyed(&std::fs::read_to_string(&file).ok()?, "oom_kill")?;
-                Some(MemoryCounters {
-                    file,
-                    oom_kill,
-                    // The text is "max" without a limit, which is no number.
-                    limit_bytes: read_number(&directory.join("memory.max")),
-                    peak_bytes: read_number(&directory.join("memory.peak")),
-                })
-            }
-        }
+    pub fn read_memory(&self) -> Option<MemoryCounters> {
+        Some(MemoryCounters {
+            file: self.kills_file(),
+            oom_kill: self.read_kills()?,
+            limit_bytes: self.read_memory_limit(),
+            peak_bytes: self.read_memory_peak(),
+        })
+    }
+}
+
+/// The text of a "flat keyed" cgroup file: lines of `key value`.
+pub(super) struct FlatKeyed(String);
+
+impl FlatKeyed {
+    /// Reads a file; `None` where it is not there.
+    pub(super) fn read(file: &Path) -> Option<Self> {
+        std::fs::read_to_string(file).ok().map(Self)
+    }
+
+    /// The number of a key, if it has one.
+    pub(super) fn find(&self, key: &str) -> Option<u64> {
+        parse_flat_keyed(&self.0, key)
+    }
+
+    /// The number of a key; 0 for what this kernel does not count.
+    pub(super) fn get(&self, key: &str) -> u64 {
+        self.find(key).unwrap_or_default()
     }
 }
 
@@ -103,13 +117,13 @@ mod tests {
         write("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
         write("memory.limit_in_bytes", "9223372036854771712\n");
         write("memory.max_usage_in_bytes", "4096\n");
-        let counters = MemoryDirectory::V1(directory.path().into()).read().unwrap();
+        let counters = ControllerDirectory::V1(directory.path().into()).read_memory().unwrap();
         assert_eq!((counters.oom_kill, counters.limit_bytes, counters.peak_bytes), (2, None, Some(4096)));
         write("memory.events", "oom_kill 0\n");
         write("memory.max", "67108864\n");
-        let counters = MemoryDirectory::V2(directory.path().into()).read().unwrap();
+        let counters = ControllerDirectory::V2(directory.path().into()).read_memory().unwrap();
         assert_eq!((counters.oom_kill, counters.limit_bytes, counters.peak_bytes), (0, Some(64 << 20), None));
-        assert!(MemoryDirectory::V2("/nonexistent".into()).read().is_none());
+        assert!(ControllerDirectory::V2("/nonexistent".into()).read_memory().is_none());
     }
 
     proptest! {

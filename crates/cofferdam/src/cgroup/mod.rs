@@ -2,7 +2,7 @@
 //!
 //! Invariant: a cgroup of ours is named after the whole id (`cofferdam-<id>`), so that whatever is in it, or left of
 //! it, belongs to exactly one container.
-//! Not here: setting limits (the runtime does it from the specification).
+//! Not here: setting limits at the start (the runtime does it from the specification).
 
 pub(crate) mod kernel_log;
 mod layout;
@@ -18,7 +18,6 @@ pub use memory::{MemoryCounters, parse_flat_keyed};
 pub(crate) use oom_watch::OomWatch;
 pub(crate) use sweep::{find, processes_in, remove_leftovers, thaw};
 pub use usage::Usage;
-pub(crate) use usage::read_usage;
 
 use std::path::PathBuf;
 
@@ -55,22 +54,21 @@ impl CgroupPath {
     }
 }
 
-/// The directories of one container's cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ContainerCgroup {
-    /// Where the memory controller is; `None` where this host has none.
-    pub memory: Option<MemoryDirectory>,
-    /// Where CPU time is counted.
-    pub cpu: Option<PathBuf>,
-    /// One per hierarchy.
-    pub directories: Vec<PathBuf>,
-}
-
-/// The directory of a container's memory controller.
+/// The directory of a container in the hierarchy of a controller, whose files have other names in each version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemoryDirectory {
+pub enum ControllerDirectory {
     /// Cgroup v1: memory.oom_control and its kin.
     V1(PathBuf),
     /// Cgroup v2: memory.events and its kin.
     V2(PathBuf),
+}
+
+impl ControllerDirectory {
+    /// A file of it, by its name in each version.
+    fn file(&self, v1: &str, v2: &str) -> PathBuf {
+        match self {
+            Self::V1(directory) => directory.join(v1),
+            Self::V2(directory) => directory.join(v2),
+        }
+    }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::io::Interest;
 
-use super::MemoryDirectory;
+use super::ControllerDirectory;
 use crate::sys::Alarm;
 
 /// How long the counter is looked at after the kernel has told of something. An OOM takes so long at most to kill
@@ -29,13 +29,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Tells of the kills in one cgroup.
 #[derive(Debug)]
 pub(crate) struct OomWatch {
-    directory: MemoryDirectory,
+    directory: ControllerDirectory,
     /// v1: the eventfd. v2: `memory.events`.
     told_by: Alarm,
     /// v1: `memory.oom_control`, for which the eventfd is registered as long as it is open.
     control: Option<File>,
     /// The kills that have been told.
     told: u64,
+    /// How long the counter may still follow from what the kernel has told.
+    look_until: Instant,
 }
 
 impl OomWatch {
@@ -43,41 +45,37 @@ impl OomWatch {
     ///
     /// # Errors
     /// The system's: the cgroup is gone, say.
-    pub(crate) fn begin(directory: MemoryDirectory, told: u64) -> io::Result<Self> {
+    pub(crate) fn begin(directory: ControllerDirectory, told: u64) -> io::Result<Self> {
         let (told_by, control) = match &directory {
-            MemoryDirectory::V1(path) => {
+            ControllerDirectory::V1(path) => {
                 let control = File::open(path.join("memory.oom_control"))?;
                 let told_by = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
                 let registration = format!("{} {}", told_by.as_raw_fd(), control.as_raw_fd());
                 std::fs::write(path.join("cgroup.event_control"), registration)?;
                 (Alarm::new(told_by, Interest::READABLE)?, Some(control))
             }
-            MemoryDirectory::V2(path) => {
+            ControllerDirectory::V2(path) => {
                 let events = OwnedFd::from(File::open(path.join("memory.events"))?);
                 (Alarm::new(events, Interest::PRIORITY)?, None)
             }
         };
-        Ok(Self { directory, told_by, control, told })
+        // An OOM may have begun before it was watched.
+        Ok(Self { directory, told_by, control, told, look_until: Instant::now() + LOOK_LIMIT })
     }
 
     /// The kills since those that were told last; `None` when the cgroup has gone. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<u64> {
         loop {
-            let begun = Instant::now();
-            // What was there before it was watched is seen in the first round.
-            loop {
-                let kills = self.directory.read_kills()?;
-                if kills > self.told {
-                    let new = kills - self.told;
-                    self.told = kills;
-                    return Some(new);
-                }
-                if begun.elapsed() > LOOK_LIMIT {
-                    break;
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
+            let kills = self.directory.read_kills()?;
+            if kills > self.told {
+                return Some(kills - std::mem::replace(&mut self.told, kills));
             }
-            self.wake_up().await.ok()?;
+            if Instant::now() < self.look_until {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            } else {
+                self.wake_up().await.ok()?;
+                self.look_until = Instant::now() + LOOK_LIMIT;
+            }
         }
     }
 

@@ -42,7 +42,7 @@ fn search(top: &Path, directory: &Path, leaf: &str, depth: usize, found: &mut BT
 /// Pids of everything in the container's cgroups, nested ones included, zombies too.
 pub(crate) fn processes_in(cgroups: &Cgroups, path: &CgroupPath) -> BTreeSet<i32> {
     let mut pids = BTreeSet::new();
-    for directory in cgroups.of_container(path).directories {
+    for directory in cgroups.directories_of(path) {
         collect(&directory, &mut pids);
     }
     pids
@@ -68,7 +68,7 @@ fn collect(directory: &Path, pids: &mut BTreeSet<i32>) {
 /// The first directory that could not be removed; the others are still tried.
 pub(crate) fn remove_leftovers(cgroups: &Cgroups, path: &CgroupPath) -> io::Result<()> {
     let mut result = Ok(());
-    for directory in cgroups.of_container(path).directories {
+    for directory in cgroups.directories_of(path) {
         result = keep_first(result, remove_tree(&directory));
     }
     let mounted: BTreeSet<&Path> = cgroups.mount_points().collect();
@@ -123,7 +123,7 @@ fn remove_when_empty(directory: &Path) -> io::Result<()> {
 
 /// Thaws a container's cgroup, so that what is in it can die. Where there is no freezer, nothing is frozen.
 pub(crate) fn thaw(cgroups: &Cgroups, path: &CgroupPath) {
-    for directory in cgroups.of_container(path).directories {
+    for directory in cgroups.directories_of(path) {
         for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
             let file = directory.join(file);
             if file.exists() {

@@ -203,8 +203,8 @@ impl Engine {
         limit: Duration,
     ) -> Result<MonitorReply, MonitorError> {
         let monitor = self.monitor.as_deref().ok_or(MonitorError::NoProgram)?;
-        // What is there already has nothing to lose but a supervisor that is late.
-        let is_late_for_ever = matches!(task, MonitorTask::Launch(_) | MonitorTask::Exec { .. });
+        // What is late is unmade. What is there already has nothing to lose but a supervisor that comes late.
+        let makes_something = matches!(task, MonitorTask::Launch(_) | MonitorTask::Exec { .. });
         let request = MonitorRequest {
             version: MONITOR_VERSION,
             state_dir: self.state.path().to_owned(),
@@ -226,7 +226,7 @@ impl Engine {
         };
         let Ok(answer) = tokio::time::timeout(limit, conversation).await else {
             // The conversation is dropped by now, which tells the monitor to unmake what it has made.
-            if is_late_for_ever
+            if makes_something
                 && !matches!(tokio::time::timeout(MONITOR_SLACK, process.ended()).await, Ok(Ok(())))
             {
                 // ESRCH: it has just ended. What it leaves is an orphan, which anybody closes.

@@ -142,10 +142,12 @@ impl Engine {
         let container = &view.container;
         // Of what goes into its own log, nobody else has anything: that is about to be removed as well.
         let is_ours = view.record.log.is_some();
-        let patience = match force {
-            true => FORCE_PATIENCE / 10,
-            false if is_ours => FORCE_PATIENCE,
-            false => REMOVAL_LIMIT,
+        let patience = if force {
+            FORCE_PATIENCE / 10
+        } else if is_ours {
+            FORCE_PATIENCE
+        } else {
+            REMOVAL_LIMIT
         };
         if let Some(lock) = lock_of(container, patience).await? {
             return Ok(lock);

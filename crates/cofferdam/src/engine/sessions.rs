@@ -103,7 +103,7 @@ impl Engine {
         let (view, start, hold) = self.prepare_exec(container.as_str(), &request, stdio, outputs).await?;
         let listener = UnixListener::bind(folder.control_socket()).map_err(supervision("no control socket"));
         let listener = listener.map_err(ExecError::from)?;
-        let start = ExecStart { keeping: Some(keeping), ..start };
+        let start = ExecStart { keeping, ..start };
         let mut executing = Executing::start(start).await.map_err(ExecError::from)?;
         let record = SessionRecord {
             version: SessionRecord::VERSION,

@@ -33,9 +33,10 @@ pub(crate) struct KeeperProgram {
     pub(crate) request: Vec<u8>,
 }
 
-/// A monitor's connection to the keeper, which is made again when the keeper dies.
-#[derive(Debug)]
-pub(crate) struct Keeping(mpsc::Sender<Order>);
+/// A monitor's connection to the keeper, which is made again when the keeper dies. By default there is none, for what
+/// does not outlast its supervisor: then nothing is kept.
+#[derive(Debug, Default)]
+pub(crate) struct Keeping(Option<mpsc::Sender<Order>>);
 
 #[derive(Debug)]
 enum Order {
@@ -49,7 +50,7 @@ impl Keeping {
     pub(crate) fn begin(state: StateDir, program: KeeperProgram, charge: Charge) -> Self {
         let (sender, orders) = mpsc::channel(1);
         tokio::spawn(Link { state, program, charge, kept: None }.serve(orders));
-        Self(sender)
+        Self(Some(sender))
     }
 
     /// Has this kept instead of what was before. It is tried on later where there is no keeper now.
@@ -68,9 +69,10 @@ impl Keeping {
     }
 
     async fn order<T>(&self, limit: Duration, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> Option<T> {
+        let orders = self.0.as_ref()?;
         let (reply, answer) = oneshot::channel();
         let ordered = async {
-            self.0.send(order(reply)).await.ok()?;
+            orders.send(order(reply)).await.ok()?;
             answer.await.ok()
         };
         tokio::time::timeout(limit, ordered).await.ok().flatten()

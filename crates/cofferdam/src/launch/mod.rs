@@ -257,7 +257,7 @@ impl Launcher {
         let seat = take_seat()?;
         let id = container.id.clone();
         let launching = self.launching(container, lock, record, stdio, Mode::Run, seat);
-        let launching = Launching { keeping: Some(keeping), ..launching };
+        let launching = Launching { keeping, ..launching };
         let (commands, receiver) = mpsc::channel(COMMAND_QUEUE);
         let (started_sender, started) = oneshot::channel();
         let channel = (commands.clone(), receiver);
@@ -286,15 +286,17 @@ impl Launcher {
             stdio,
             mode,
             unattended: self.background.is_some(),
-            keeping: None,
+            keeping: Keeping::default(),
             reaper,
             seat,
         }
     }
 
-    fn begin_keeping(&self, id: &ContainerId) -> Option<Keeping> {
-        let keeper = self.background.as_ref()?.keeper.clone();
-        Some(Keeping::begin(self.state.clone(), keeper, Charge::Container(id.clone())))
+    fn begin_keeping(&self, id: &ContainerId) -> Keeping {
+        let begin = |background: &Background| {
+            Keeping::begin(self.state.clone(), background.keeper.clone(), Charge::Container(id.clone()))
+        };
+        self.background.as_ref().map(begin).unwrap_or_default()
     }
 
     /// Makes the container's folder, name, bundle and record; unmakes them if one fails.

@@ -265,15 +265,17 @@ impl StateDir {
         }
     }
 
-    /// The socket of the keeper, the lock under which one begins and ends, and the one that it has as long as it lives.
+    /// Where the keeper listens.
     pub(crate) fn keeper_socket(&self) -> PathBuf {
         self.path.join("keeper.sock")
     }
 
+    /// The lock under which a keeper is started, and goes.
     pub(crate) fn keeper_lock(&self) -> PathBuf {
         self.path.join("keeper.lock")
     }
 
+    /// The lock that a keeper has as long as it lives: there is one.
     pub(crate) fn keeper_life(&self) -> PathBuf {
         self.path.join("keeper.alive")
     }

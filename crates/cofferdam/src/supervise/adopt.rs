@@ -14,7 +14,7 @@ use super::error::{StartError, supervision};
 use super::held::Held;
 use super::hub::Hub;
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan};
-use super::streams::{find_pipes, skip_what_is_logged};
+use super::streams::{copies, find_pipes, skip_what_is_logged};
 use super::supervisor::{Launching, Made, Started, Supervisor};
 use crate::cgroup::processes_in;
 use crate::error::Failure;
@@ -42,7 +42,8 @@ impl Supervisor {
         let hub = Arc::<Hub>::default();
         let opened = if supervisor.record.status == Status::Restarting {
             supervisor.clear_half_made().await;
-            supervisor.keep_nothing().await;
+            // There is no process, and a successor is to go on all the same.
+            supervisor.keeping.keep(Kept::default()).await;
             supervisor.become_supervisor().map(|()| None)
         } else {
             if supervisor.record.lives(&supervisor.host.boot_id) {
@@ -106,7 +107,7 @@ impl Supervisor {
         fault::reached("adopt.found")?;
         self.become_supervisor()?;
         fault::reached("adopt.recorded")?;
-        self.keep(&init, &ours, kept.terminal.as_ref()).await;
+        self.keeping.keep(copies(&init, &ours, kept.terminal.as_ref())).await;
         let copy = || kept.terminal.as_ref().map(OwnedFd::try_clone).transpose();
         hub.connect(stdio.input.take(), copy().map_err(supervision("its terminal"))?);
         let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };

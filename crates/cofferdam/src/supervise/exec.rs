@@ -147,7 +147,7 @@ pub(crate) struct ExecStart {
     /// Where its output goes beside `stdio`.
     pub(crate) outputs: Outputs,
     /// Where what must outlast this process is kept.
-    pub(crate) keeping: Option<Keeping>,
+    pub(crate) keeping: Keeping,
 }
 
 /// Everything that a process is taken over with.
@@ -177,7 +177,7 @@ pub(crate) struct Executing {
     pipes: PipeIds,
     terminal: Option<OwnedFd>,
     timed_out: Option<Duration>,
-    keeping: Option<Keeping>,
+    keeping: Keeping,
 }
 
 #[derive(Debug)]
@@ -227,9 +227,7 @@ impl Executing {
             let program = runtime.config().binary.clone();
             StartError::Runtime(RuntimeError::Pid { program, verb: "exec", why: error.to_string() })
         })?;
-        if let Some(keeping) = &keeping {
-            keeping.keep(copies(&process, &ours, master.as_ref())).await;
-        }
+        keeping.keep(copies(&process, &ours, master.as_ref())).await;
         let inside = files.inside().filter(|_| place.sandboxed);
         let mut handle =
             Handle { runtime, target, inside, _files: files, place, host, process, sent: vec![] };
@@ -286,7 +284,7 @@ impl Executing {
         let mut stdio = stdio;
         let input = stdio.input.take();
         let (terminal, pumps) = attach(ours, stdio, kept.terminal, &outputs, input)?;
-        Ok(Some(Self { handle, pumps, pipes, terminal, timed_out: None, keeping: Some(keeping) }))
+        Ok(Some(Self { handle, pumps, pipes, terminal, timed_out: None, keeping }))
     }
 
     /// The pid on the host that stands for it: its own under runc, a helper's under gVisor.
@@ -296,9 +294,7 @@ impl Executing {
 
     /// Says that no successor will come.
     pub(crate) async fn let_go(&self) {
-        if let Some(keeping) = &self.keeping {
-            keeping.done().await;
-        }
+        self.keeping.done().await;
     }
 
     /// Its pid inside the sandbox, where there is one.

@@ -29,6 +29,7 @@ use crate::error::Failure;
 use crate::exit::{Cause, format_duration};
 use crate::health::Answer;
 use crate::host::HostFacts;
+use crate::keeper::Keeping;
 use crate::request::{HealthCheck, NetworkMode, Probe};
 use crate::runtime::Runtime;
 use crate::state::ContainerDir;
@@ -99,7 +100,7 @@ impl Prober {
             place: self.place.clone(),
             host: Arc::clone(&self.host),
             outputs: Outputs::default(),
-            keeping: None,
+            keeping: Keeping::default(),
         };
         let at = Instant::now() + limit;
         let mut executing = Executing::start(start).await.map_err(|error| Failure::of(&error).to_string())?;

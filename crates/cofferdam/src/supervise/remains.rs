@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::leftovers::{Marks, end_everything};
 use super::target::OwnedTarget;
 use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
-use crate::cgroup::{CgroupPath, ContainerCgroup, MemoryCounters, Usage, read_usage, remove_leftovers};
+use crate::cgroup::{CgroupPath, ControllerDirectory, MemoryCounters, Usage, remove_leftovers, stats};
 use crate::error::{Code, Failure};
 use crate::exit::{Death, Evidence, ExitReport, NotInLog, format_duration};
 use crate::fault;
@@ -90,16 +90,19 @@ impl<'a> Remains<'a> {
         }
     }
 
-    /// The directories of the container's cgroup.
-    pub(crate) fn cgroup_directories(&self) -> ContainerCgroup {
-        self.cgroup.map(|path| self.host.cgroups.of_container(path)).unwrap_or_default()
+    /// Where the container's memory is counted, and limited.
+    pub(super) fn memory_directory(&self) -> Option<ControllerDirectory> {
+        self.host.cgroups.directory_of(self.cgroup?, "memory")
     }
 
     /// Reads the counters that the death is judged by, before anything is removed.
     pub(crate) fn read_counters(&self) -> Counters {
-        let cgroup = self.cgroup_directories();
-        let memory = cgroup.memory.as_ref().and_then(crate::cgroup::MemoryDirectory::read);
-        Counters { usage: read_usage(&cgroup, memory.as_ref()), memory }
+        let memory = self.memory_directory().and_then(|directory| directory.read_memory());
+        let usage = Usage {
+            cpu_us: self.cgroup.and_then(|path| stats::cpu_usage_us(&self.host.cgroups, path)),
+            memory_peak_bytes: memory.as_ref().and_then(|counters| counters.peak_bytes),
+        };
+        Counters { usage, memory }
     }
 }
 

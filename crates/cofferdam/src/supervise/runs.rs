@@ -65,10 +65,10 @@ impl Supervisor {
         self.limit_life(&hub.activity);
         let mut callers = Callers { commands, last_words };
         let report = self.run_to_the_end(made, &mut callers, &sender, &hub).await;
-        self.let_go().await;
         // Attached callers have all of it by now, and see the end.
         hub.close();
         self.say_goodbye(&report, &mut callers);
+        self.keeping.done().await;
         // The last answers are on their way; a caller who does not read his is not waited for.
         let _ = tokio::time::timeout(FAREWELL_LIMIT, server).await;
         report

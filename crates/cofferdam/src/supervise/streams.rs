@@ -46,27 +46,6 @@ impl Supervisor {
         Ok(Some(Arc::new(Mutex::new(writer))))
     }
 
-    /// Has the keeper keep what a successor needs, where the container outlasts this process.
-    pub(super) async fn keep(&self, init: &Claim, ours: &OurEnds, terminal: Option<&OwnedFd>) {
-        if let Some(keeping) = &self.keeping {
-            keeping.keep(copies(init, ours, terminal)).await;
-        }
-    }
-
-    /// The same where there is no process yet: a successor is to go on.
-    pub(super) async fn keep_nothing(&self) {
-        if let Some(keeping) = &self.keeping {
-            keeping.keep(Kept::default()).await;
-        }
-    }
-
-    /// Says that no successor will come.
-    pub(super) async fn let_go(&self) {
-        if let Some(keeping) = &self.keeping {
-            keeping.done().await;
-        }
-    }
-
     /// Opens the container's log, if it is to have one, before there is anything to write into it.
     pub(super) fn open_log(
         &self,

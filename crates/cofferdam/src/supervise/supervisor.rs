@@ -24,7 +24,7 @@ use super::limits::TimeLimits;
 use super::probing::Probing;
 use super::remains::{Remains, clear_away, forget};
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
-use super::streams::outlast;
+use super::streams::{copies, outlast};
 use super::target::OwnedTarget;
 use crate::cgroup::OomWatch;
 use crate::error::Failure;
@@ -67,7 +67,7 @@ pub(crate) struct Launching {
     /// Whether nobody waits for the result: what is not written down is lost.
     pub(crate) unattended: bool,
     /// Where what must outlast this process is kept.
-    pub(crate) keeping: Option<Keeping>,
+    pub(crate) keeping: Keeping,
     pub(crate) reaper: &'static Reaper,
     pub(crate) seat: Seat,
 }
@@ -92,7 +92,7 @@ pub(crate) struct Supervisor {
     _lock: ContainerLock,
     pub(super) record: Record,
     pub(super) unattended: bool,
-    pub(super) keeping: Option<Keeping>,
+    pub(super) keeping: Keeping,
     /// Whether the container had another supervisor, and is thus not our child.
     pub(super) adopted: bool,
     pub(super) target: OwnedTarget,
@@ -252,7 +252,7 @@ impl Supervisor {
         }
         fault::reached("launch.claimed")?;
         self.container.write_record(&self.record)?;
-        self.keep(&init, &ours, master.as_ref()).await;
+        self.keeping.keep(copies(&init, &ours, master.as_ref())).await;
         let copy =
             || master.as_ref().map(OwnedFd::try_clone).transpose().map_err(supervision("its terminal"));
         let terminal = copy()?;
@@ -368,7 +368,7 @@ impl Supervisor {
     /// Takes away everything that a launch has made. Errors are logged: the launch's own error is the one to report.
     async fn unmake(&self, cause: &StartError) {
         self.take_back(cause).await;
-        self.let_go().await;
+        self.keeping.done().await;
         let mut errors = vec![];
         forget(&self.state, &self.container, &self.record, None, &mut errors);
         self.log_leftovers(errors);

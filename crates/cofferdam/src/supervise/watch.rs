@@ -76,7 +76,7 @@ impl Supervisor {
 
     /// Begins to watch for out-of-memory kills. Where that fails, they are seen at the end.
     pub(super) fn watch_memory(&self) -> Option<OomWatch> {
-        let directory = self.remains().cgroup_directories().memory?;
+        let directory = self.remains().memory_directory()?;
         let watch = OomWatch::begin(directory, self.record.oom_kills);
         watch.inspect_err(|error| tracing::debug!(%error, "its memory cannot be watched")).ok()
     }

@@ -7,12 +7,12 @@
 mod v1;
 mod v2;
 
-use std::path::Path;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{CgroupPath, Cgroups};
+use super::ControllerDirectory::{V1, V2};
+use super::memory::read_number;
+use super::{CgroupPath, Cgroups, ControllerDirectory};
 
 /// One reading.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,37 +135,60 @@ pub struct Pressure {
 
 /// Reads what a container uses. `pid` is a process in its network namespace, where it has one of its own.
 pub(crate) fn read(cgroups: &Cgroups, path: &CgroupPath, pid: Option<i32>) -> Stats {
-    let v1 = |controller: &str| cgroups.v1_directory(path, controller);
-    let v2 = |controller: &str| cgroups.v2_directory(path, controller);
+    let of = |controller| cgroups.directory_of(path, controller);
     Stats {
         read: Timestamp::now(),
-        cpu: match v1("cpuacct") {
-            Some(counted) => v1::cpu(&counted, v1("cpu").as_deref()),
-            None => v2("cpu").and_then(|directory| v2::cpu(&directory)),
+        cpu: match cpu_directory(cgroups, path) {
+            Some(V1(counted)) => v1::cpu(&counted, of("cpu")),
+            Some(V2(directory)) => v2::cpu(&directory),
+            None => None,
         },
-        memory: match v1("memory") {
-            Some(directory) => v1::memory(&directory),
-            None => v2("memory").and_then(|directory| v2::memory(&directory)),
+        memory: of("memory").and_then(|directory| read_memory(&directory)),
+        pids: of("pids").and_then(|directory| read_pids(&directory)),
+        io: match of("blkio").or_else(|| of("io")) {
+            Some(V1(directory)) => v1::io(&directory),
+            Some(V2(directory)) => v2::io(&directory),
+            None => None,
         },
-        // The same files in both.
-        pids: v1("pids").or_else(|| v2("pids")).and_then(|directory| read_pids(&directory)),
-        io: match v1("blkio") {
-            Some(directory) => v1::io(&directory),
-            None => v2("io").and_then(|directory| v2::io(&directory)),
+        network: pid
+            .and_then(|pid| parse_network(&std::fs::read_to_string(format!("/proc/{pid}/net/dev")).ok()?)),
+        pressure: match of("cpu") {
+            Some(V2(directory)) => v2::pressures(&directory),
+            _ => None,
         },
-        network: pid.and_then(|pid| read_network(Path::new(&format!("/proc/{pid}/net/dev")))),
-        pressure: v2("cpu").and_then(|directory| v2::pressures(&directory)),
     }
 }
 
-fn read_pids(directory: &Path) -> Option<PidStats> {
-    let current = super::memory::read_number(&directory.join("pids.current"))?;
-    // The text is "max" without a limit, which is no number.
-    Some(PidStats { current, limit: super::memory::read_number(&directory.join("pids.max")) })
+/// CPU time of all processes so far, in microseconds; `None` where it is not counted.
+pub(crate) fn cpu_usage_us(cgroups: &Cgroups, path: &CgroupPath) -> Option<u64> {
+    match cpu_directory(cgroups, path)? {
+        V1(directory) => v1::cpu_usage_us(&directory),
+        V2(directory) => v2::cpu(&directory).map(|cpu| cpu.usage_us),
+    }
 }
 
-fn read_network(file: &Path) -> Option<NetworkStats> {
-    parse_network(&std::fs::read_to_string(file).ok()?)
+/// Where CPU time is counted.
+fn cpu_directory(cgroups: &Cgroups, path: &CgroupPath) -> Option<ControllerDirectory> {
+    cgroups.directory_of(path, "cpuacct").or_else(|| cgroups.directory_of(path, "cpu"))
+}
+
+fn read_memory(directory: &ControllerDirectory) -> Option<MemoryStats> {
+    let memory = match directory {
+        V1(path) => v1::memory(path)?,
+        V2(path) => v2::memory(path)?,
+    };
+    Some(MemoryStats {
+        limit_bytes: directory.read_memory_limit(),
+        peak_bytes: directory.read_memory_peak(),
+        oom_kills: directory.read_kills().unwrap_or_default(),
+        ..memory
+    })
+}
+
+fn read_pids(directory: &ControllerDirectory) -> Option<PidStats> {
+    let read = |name| read_number(&directory.file(name, name));
+    // The text is "max" without a limit, which is no number.
+    Some(PidStats { current: read("pids.current")?, limit: read("pids.max") })
 }
 
 /// Adds up the devices of a `/proc/net/dev`.

@@ -3,41 +3,43 @@
 use std::path::Path;
 
 use super::{CpuStats, IoStats, MemoryStats};
-use crate::cgroup::memory::{V1_NO_LIMIT, parse_flat_keyed, read_number};
+use crate::cgroup::ControllerDirectory;
+use crate::cgroup::memory::{FlatKeyed, read_number};
 use crate::proc::TICK_US;
 
-/// `cpuacct.usage` in nanoseconds, `cpuacct.stat` in ticks; the quota is another controller's.
-pub(super) fn cpu(counted: &Path, limited: Option<&Path>) -> Option<CpuStats> {
-    let ticks = std::fs::read_to_string(counted.join("cpuacct.stat")).unwrap_or_default();
-    let in_ticks = |key| parse_flat_keyed(&ticks, key).unwrap_or_default().saturating_mul(TICK_US);
-    let quota = limited.and_then(|directory| std::fs::read_to_string(directory.join("cpu.stat")).ok());
-    let throttled = |key| quota.as_deref().and_then(|text| parse_flat_keyed(text, key)).unwrap_or_default();
+/// `cpuacct.stat` is in ticks; the quota is another controller's, in nanoseconds.
+pub(super) fn cpu(counted: &Path, limited: Option<ControllerDirectory>) -> Option<CpuStats> {
+    let ticks = FlatKeyed::read(&counted.join("cpuacct.stat"))?;
+    let in_us = |ticks: u64| ticks.saturating_mul(TICK_US);
+    let quota = limited.and_then(|directory| FlatKeyed::read(&directory.file("cpu.stat", "cpu.stat")));
+    let throttled = |key| quota.as_ref().map_or(0, |quota| quota.get(key));
     Some(CpuStats {
-        usage_us: read_number(&counted.join("cpuacct.usage"))? / 1000,
-        user_us: in_ticks("user"),
-        system_us: in_ticks("system"),
+        usage_us: cpu_usage_us(counted)?,
+        user_us: in_us(ticks.get("user")),
+        system_us: in_us(ticks.get("system")),
         throttled_us: throttled("throttled_time") / 1000,
         throttled_periods: throttled("nr_throttled"),
     })
 }
 
+/// `cpuacct.usage` is in nanoseconds.
+pub(super) fn cpu_usage_us(counted: &Path) -> Option<u64> {
+    read_number(&counted.join("cpuacct.usage")).map(|nanoseconds| nanoseconds / 1000)
+}
+
+/// What is called otherwise in v2, or counted in another way.
 pub(super) fn memory(directory: &Path) -> Option<MemoryStats> {
     let usage_bytes = read_number(&directory.join("memory.usage_in_bytes"))?;
-    let text = std::fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
     // Those with `total_` have the cgroups below in them.
-    let of = |key| parse_flat_keyed(&text, key).unwrap_or_default();
-    let events = std::fs::read_to_string(directory.join("memory.oom_control")).unwrap_or_default();
+    let counted = FlatKeyed::read(&directory.join("memory.stat"))?;
     let with_swap = read_number(&directory.join("memory.memsw.usage_in_bytes"));
     Some(MemoryStats {
         usage_bytes,
-        working_set_bytes: usage_bytes.saturating_sub(of("total_inactive_file")),
-        limit_bytes: read_number(&directory.join("memory.limit_in_bytes"))
-            .filter(|limit| *limit < V1_NO_LIMIT),
-        peak_bytes: read_number(&directory.join("memory.max_usage_in_bytes")),
+        working_set_bytes: usage_bytes.saturating_sub(counted.get("total_inactive_file")),
         swap_bytes: with_swap.map(|both| both.saturating_sub(usage_bytes)),
-        anonymous_bytes: of("total_rss"),
-        file_bytes: of("total_cache"),
-        oom_kills: parse_flat_keyed(&events, "oom_kill").unwrap_or_default(),
+        anonymous_bytes: counted.get("total_rss"),
+        file_bytes: counted.get("total_cache"),
+        ..MemoryStats::default()
     })
 }
 
@@ -76,14 +78,15 @@ mod tests {
             "cpu.stat",
             "nr_periods 7\nnr_throttled 3\nthrottled_time 2000000\nnr_bursts 0\nburst_time 0\n",
         );
-        let cpu = cpu(folder.path(), Some(folder.path())).unwrap();
+        let directory = ControllerDirectory::V1(folder.path().into());
+        let cpu = cpu(folder.path(), Some(directory.clone())).unwrap();
         assert_eq!((cpu.usage_us, cpu.user_us, cpu.system_us), (1_500_000, 1_000_000, 500_000));
         assert_eq!((cpu.throttled_us, cpu.throttled_periods), (2000, 3));
         write("memory.usage_in_bytes", "10000\n");
         write("memory.stat", "inactive_file 1\ntotal_cache 5000\ntotal_rss 3000\ntotal_inactive_file 4000\n");
         write("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n");
         write("memory.limit_in_bytes", "9223372036854771712\n");
-        let memory = memory(folder.path()).unwrap();
+        let memory = crate::cgroup::stats::read_memory(&directory).unwrap();
         assert_eq!((memory.working_set_bytes, memory.limit_bytes, memory.swap_bytes), (6000, None, None));
         assert_eq!((memory.anonymous_bytes, memory.file_bytes, memory.oom_kills), (3000, 5000, 2));
         let text = "254:0 Read 4096\n254:0 Write 8192\n254:0 Sync 0\n254:16 Read 1\n254:0 Total 12288\nTotal 12289\n";

@@ -3,35 +3,30 @@
 use std::path::Path;
 
 use super::{CpuStats, IoStats, MemoryStats, Pressure, Pressures};
-use crate::cgroup::memory::{parse_flat_keyed, read_number};
+use crate::cgroup::memory::{FlatKeyed, read_number};
 
 pub(super) fn cpu(directory: &Path) -> Option<CpuStats> {
-    let text = std::fs::read_to_string(directory.join("cpu.stat")).ok()?;
-    let of = |key| parse_flat_keyed(&text, key).unwrap_or_default();
+    let counted = FlatKeyed::read(&directory.join("cpu.stat"))?;
     Some(CpuStats {
-        usage_us: parse_flat_keyed(&text, "usage_usec")?,
-        user_us: of("user_usec"),
-        system_us: of("system_usec"),
-        throttled_us: of("throttled_usec"),
-        throttled_periods: of("nr_throttled"),
+        usage_us: counted.find("usage_usec")?,
+        user_us: counted.get("user_usec"),
+        system_us: counted.get("system_usec"),
+        throttled_us: counted.get("throttled_usec"),
+        throttled_periods: counted.get("nr_throttled"),
     })
 }
 
+/// What is called otherwise in v1, or counted in another way.
 pub(super) fn memory(directory: &Path) -> Option<MemoryStats> {
     let usage_bytes = read_number(&directory.join("memory.current"))?;
-    let text = std::fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
-    let of = |key| parse_flat_keyed(&text, key).unwrap_or_default();
-    let events = std::fs::read_to_string(directory.join("memory.events")).unwrap_or_default();
+    let counted = FlatKeyed::read(&directory.join("memory.stat"))?;
     Some(MemoryStats {
         usage_bytes,
-        working_set_bytes: usage_bytes.saturating_sub(of("inactive_file")),
-        // The text is "max" without a limit, which is no number.
-        limit_bytes: read_number(&directory.join("memory.max")),
-        peak_bytes: read_number(&directory.join("memory.peak")),
+        working_set_bytes: usage_bytes.saturating_sub(counted.get("inactive_file")),
         swap_bytes: read_number(&directory.join("memory.swap.current")),
-        anonymous_bytes: of("anon"),
-        file_bytes: of("file"),
-        oom_kills: parse_flat_keyed(&events, "oom_kill").unwrap_or_default(),
+        anonymous_bytes: counted.get("anon"),
+        file_bytes: counted.get("file"),
+        ..MemoryStats::default()
     })
 }
 
@@ -92,7 +87,8 @@ mod tests {
         write("memory.max", "max\n");
         write("memory.swap.current", "0\n");
         write("memory.events", "low 0\nhigh 0\nmax 5\noom 1\noom_kill 1\noom_group_kill 0\n");
-        let memory = memory(folder.path()).unwrap();
+        let directory = crate::cgroup::ControllerDirectory::V2(folder.path().into());
+        let memory = crate::cgroup::stats::read_memory(&directory).unwrap();
         assert_eq!((memory.working_set_bytes, memory.limit_bytes, memory.swap_bytes), (6000, None, Some(0)));
         assert_eq!((memory.oom_kills, memory.peak_bytes), (1, None));
         write(

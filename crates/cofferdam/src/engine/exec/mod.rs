@@ -19,6 +19,7 @@ use crate::bundle::{BundleError, CONFIG_FILE};
 use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::AskedBy;
+use crate::keeper::Keeping;
 use crate::lifecycle::Verb;
 use crate::request::{Refused, UserSpec, check_cwd, check_env_entry, check_string};
 use crate::rootfs::{CommandError, Rootfs, check_process, resolve_user};
@@ -128,7 +129,7 @@ impl Engine {
             place: Place::of(&view.record),
             host: Arc::clone(&self.host),
             outputs,
-            keeping: None,
+            keeping: Keeping::default(),
         };
         Ok((view, start, hold))
     }
