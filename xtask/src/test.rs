@@ -24,25 +24,29 @@ pub(crate) struct TestArgs {
     /// Install nothing: what is missing is skipped, visibly
     #[arg(long)]
     no_install: bool,
-    /// host: everything, on this machine. vm: what needs cgroup v2 or crun, in an emulator
+    /// host: everything, on this machine. vm: what needs cgroup v2 or crun, in an emulator. vm-systemd: the same, where
+    /// systemd is the first process
     #[arg(long, value_enum, default_value = "host")]
     tier: Tier,
     /// Run those tests alone whose name contains this
     filter: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Tier {
     Host,
     Vm,
+    VmSystemd,
 }
 
 pub(crate) fn run(shell: &Shell, args: &TestArgs) -> Result<()> {
     if !packages::is_root() {
         bail!("the tests run containers: run them as root (sudo --preserve-env=PATH,HOME cargo xtask test)");
     }
-    if args.tier == Tier::Vm {
-        return vm::run(shell, &args.filter);
+    match args.tier {
+        Tier::Host => {}
+        Tier::Vm => return vm::run(shell, vm::Init::Script, &args.filter),
+        Tier::VmSystemd => return vm::run(shell, vm::Init::Systemd, &args.filter),
     }
     if !args.no_install {
         packages::install(shell, &NEEDED)?;

@@ -1,15 +1,19 @@
 //! Options that several commands share, and the small conversions from words to the library's types.
 
+mod limits;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use cofferdam::error::{Code, Failure};
-use cofferdam::request::{HealthRequest, LaunchRequest, Limits, Refused, Source};
+use cofferdam::request::{HealthRequest, LaunchRequest, Refused, Source};
 use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
 
 use jiff::{SignedDuration, Timestamp};
+
+pub(crate) use limits::{LimitArgs, ResourceArgs};
 
 use crate::context::Context;
 use crate::output::CliError;
@@ -59,12 +63,23 @@ pub(crate) struct LaunchArgs {
     pub(crate) health: HealthArgs,
     #[command(flatten)]
     pub(crate) limits: LimitArgs,
+    #[command(flatten)]
+    pub(crate) resources: ResourceArgs,
     /// Limit a resource of each process, such as nofile=1024:4096
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "Limits")]
     pub(crate) ulimit: Vec<String>,
-    /// Make the container's cgroup below this one
+    /// Make the container's cgroup below this one; with --cgroup-manager systemd, in this slice
     #[arg(long, value_name = "PATH", help_heading = "Limits")]
     pub(crate) cgroup_parent: Option<String>,
+    /// Who makes its cgroup: cgroupfs or systemd [default: cgroupfs]
+    #[arg(
+        long,
+        value_name = "MANAGER",
+        env = "COFFERDAM_CGROUP_MANAGER",
+        hide_env_values = true,
+        help_heading = "Limits"
+    )]
+    pub(crate) cgroup_manager: Option<String>,
     /// Mount the root filesystem read-only
     #[arg(long, help_heading = "Security")]
     pub(crate) read_only: bool,
@@ -182,21 +197,6 @@ pub(crate) struct RuntimeArgs {
     pub(crate) runtime_timeout: Option<Duration>,
 }
 
-/// Limits of a cgroup.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Limits")]
-pub(crate) struct LimitArgs {
-    /// Memory, such as 512m
-    #[arg(short, long, value_name = "SIZE")]
-    pub(crate) memory: Option<String>,
-    /// CPU time, in CPUs, such as 1.5
-    #[arg(long, value_name = "NUMBER")]
-    pub(crate) cpus: Option<f64>,
-    /// Processes and threads; -1 for no limit
-    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
-    pub(crate) pids_limit: Option<i64>,
-}
-
 /// A length of time: `90s`, `1m 30s`, or a number of seconds as docker has it.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     /// More than anybody waits, and little enough to be added to any moment.
@@ -250,12 +250,6 @@ impl RuntimeArgs {
     }
 }
 
-impl LimitArgs {
-    pub(crate) fn parse(&self) -> Result<Limits, CliError> {
-        Ok(Limits::parse(self.memory.as_deref(), self.cpus, self.pids_limit)?)
-    }
-}
-
 impl LaunchArgs {
     /// The request that these words make.
     pub(crate) fn request(&self, command: &[String]) -> Result<LaunchRequest, CliError> {
@@ -268,9 +262,8 @@ impl LaunchArgs {
         request.init = self.init;
         request.hostname.clone_from(&self.hostname);
         request.mounts.clone_from(&self.volume);
-        request.memory.clone_from(&self.limits.memory);
-        request.cpus = self.limits.cpus;
-        request.pids_limit = self.limits.pids_limit;
+        request.limits = self.limits.request();
+        request.resources = self.resources.request();
         request.network.clone_from(&self.network);
         request.read_only = self.read_only;
         request.cap_add.clone_from(&self.cap_add);
@@ -279,6 +272,7 @@ impl LaunchArgs {
         request.labels = labels(&self.label);
         request.oci_seccomp = self.oci_seccomp;
         request.cgroup_parent.clone_from(&self.cgroup_parent);
+        request.cgroup_manager.clone_from(&self.cgroup_manager);
         request.timeout_ms = self.timeout.map(millis);
         request.ttl_ms = self.ttl.map(millis);
         request.idle_ms = self.idle_timeout.map(millis);

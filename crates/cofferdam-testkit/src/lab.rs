@@ -100,7 +100,12 @@ impl Lab {
             cofferdam: cofferdam.to_owned(),
             runtime,
             choice: choice.clone(),
-            parent: format!("cofferdam-lab-{unique}"),
+            // Hyphens in the name of a slice are slices above it.
+            parent: if is_by_systemd() {
+                format!("cofferdamlab{unique}.slice")
+            } else {
+                format!("cofferdam-lab-{unique}")
+            },
             before,
             directory,
         }
@@ -136,6 +141,13 @@ impl Lab {
         format!("/{}", self.parent)
     }
 
+    /// The cgroup of a container of this lab.
+    #[must_use]
+    pub fn cgroup_of(&self, id: &str) -> String {
+        let suffix = if is_by_systemd() { ".scope" } else { "" };
+        format!("/{}/cofferdam-{id}{suffix}", self.parent)
+    }
+
     /// A command of cofferdam in this lab, not started yet.
     #[must_use]
     pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
@@ -145,6 +157,7 @@ impl Lab {
             .env("PATH", self.search_path())
             .env("COFFERDAM_STATE_DIR", self.state())
             .env("COFFERDAM_RUNTIME", &self.runtime)
+            .env("COFFERDAM_CGROUP_MANAGER", if is_by_systemd() { "systemd" } else { "cgroupfs" })
             .env_remove("COFFERDAM_LOG")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
@@ -176,7 +189,7 @@ impl Lab {
     #[must_use]
     pub fn launch_args(&self, verb: &str, options: &[&str], command: &[&str]) -> Vec<String> {
         let rootfs = self.rootfs.to_string_lossy().into_owned();
-        let parent = self.cgroup_parent();
+        let parent = if is_by_systemd() { self.parent.clone() } else { self.cgroup_parent() };
         let mut args: Vec<String> = [verb, "--cgroup-parent", &parent, "--rootfs", &rootfs]
             .iter()
             .map(|arg| (*arg).to_owned())
@@ -286,6 +299,11 @@ impl Lab {
         );
         left
     }
+}
+
+/// Whether systemd is to make the cgroups of containers: the tier of tests says so.
+fn is_by_systemd() -> bool {
+    std::env::var("COFFERDAM_TEST_CGROUP_MANAGER").is_ok_and(|manager| manager == "systemd")
 }
 
 /// Waits until nothing is left: a monitor may be at it still.

@@ -5,6 +5,7 @@
 //! - [`fixture`]: a root filesystem of busybox, and bundles.
 //! - [`lab`]: one state directory, one runtime, and the binary `cofferdam` run against them.
 //! - [`census`]: everything that a container can leave behind on a machine, before and after.
+//! - [`oom_latency`]: how soon an out-of-memory kill is told.
 //! - [`fake`]: the plan of faults that the fake runtime follows.
 
 pub mod census;
@@ -12,6 +13,7 @@ pub mod fake;
 pub mod fixture;
 pub mod lab;
 pub mod needs;
+pub mod oom_latency;
 pub mod process;
 pub mod runtimes;
 pub mod suite;

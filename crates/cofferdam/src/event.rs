@@ -7,6 +7,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::MemoryWarning;
 use crate::exit::{AskedBy, Cause, ExitReport, is_zero};
 use crate::health::HealthStatus;
 use crate::id::{ContainerId, ContainerName};
@@ -78,6 +79,12 @@ pub enum Happening {
         /// How many processes, until its end.
         kills: u64,
     },
+    /// Its memory gets short.
+    MemoryWarning {
+        /// How short.
+        #[serde(flatten)]
+        warning: MemoryWarning,
+    },
     /// A new supervisor has taken it over from one that was killed.
     Adopt {
         /// The pid of its process, or of its sandbox; `None` where it waited to be started again.
@@ -138,6 +145,7 @@ impl Happening {
             Self::Unpause => "unpause",
             Self::Update { .. } => "update",
             Self::Oom { .. } => "oom",
+            Self::MemoryWarning { .. } => "memory_warning",
             Self::Adopt { .. } => "adopt",
             Self::HealthStatus { .. } => "health_status",
             Self::Restart { .. } => "restart",
@@ -159,6 +167,7 @@ impl fmt::Display for Happening {
             Self::Kill { signal, by } => write!(f, " signal={signal} by={by}"),
             Self::Adopt { pid } => pid.iter().try_for_each(|pid| write!(f, " pid={pid}")),
             Self::Oom { kills } => write!(f, " kills={kills}"),
+            Self::MemoryWarning { warning } => write!(f, " {warning}"),
             Self::HealthStatus { status } => write!(f, " status={status}"),
             Self::Restart { count, pause_ms } => write!(f, " count={count} pause={pause_ms}ms"),
             Self::Exit { code, cause, .. } => write!(f, " code={code} {cause}"),

@@ -32,6 +32,9 @@ pub struct HostFacts {
     pub oom_score_adj: i32,
     /// Whether foreign binary formats are registered with the kernel, so that a file's format proves nothing.
     pub foreign_binaries: bool,
+    /// Whether systemd is the first process of this host, as `sd_booted` tells it.
+    #[serde(default)]
+    pub systemd: bool,
     /// Whether the kernel has overlayfs, loaded now.
     pub overlay: bool,
 }
@@ -57,6 +60,7 @@ impl HostFacts {
             may_raise_limits: effective_capabilities(&status) & (1 << CAP_SYS_RESOURCE) != 0,
             oom_score_adj: read("/proc/self/oom_score_adj").trim().parse().unwrap_or(0),
             foreign_binaries: has_foreign_binaries(),
+            systemd: std::path::Path::new("/run/systemd/system").is_dir(),
             overlay: read("/proc/filesystems").lines().any(|line| line.trim() == "nodev\toverlay"),
         }
     }

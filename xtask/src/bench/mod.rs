@@ -7,6 +7,7 @@ mod contenders;
 mod latency;
 mod logs;
 mod memory;
+mod oom;
 mod ratio;
 
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use cofferdam_testkit::fixture;
 use comfy_table::{Table, presets};
 use xshell::{Shell, cmd};
 
-use crate::{packages, step};
+use crate::{packages, runtimes, step};
 
 /// A line of the table.
 pub(crate) struct Row {
@@ -55,6 +56,7 @@ impl Bench {
 pub(crate) fn run(shell: &Shell, args: &BenchArgs) -> Result<()> {
     ensure!(packages::is_root(), "the measurements run containers: run them as root");
     packages::install(shell, &[("runc", "runc"), ("runsc", "runsc"), ("busybox", "busybox-static")])?;
+    runtimes::fetch_debian(shell)?;
     if !args.no_podman {
         packages::install(shell, &[("podman", "podman")])?;
     }
@@ -77,6 +79,7 @@ pub(crate) fn run(shell: &Shell, args: &BenchArgs) -> Result<()> {
         rows.push(memory::of_a_foreground(&bench, runtime)?);
         rows.push(memory::of_a_monitor(&bench, runtime)?);
         rows.push(latency::calls_of_the_runtime(&bench, runtime)?);
+        rows.push(oom::told(&bench, runtime));
     }
     rows.extend(logs::throughput(&bench, "runc")?);
     rows.push(latency::list_of_a_hundred(&bench)?);

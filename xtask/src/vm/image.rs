@@ -13,8 +13,10 @@ use crate::step;
 const SUITE: &str = "trixie";
 /// What is installed in it.
 const PACKAGES: &str = "runc,crun,busybox-static,iproute2,kmod,procps,bsdutils,tmux,catatonit,libfaketime,faketime,\
-                        linux-image-cloud-amd64";
+                        linux-image-cloud-amd64,systemd,dbus";
 const INIT: &str = include_str!("init.sh");
+/// What systemd runs, where it is the first process.
+const SERVICE: &str = include_str!("vm.service");
 /// The disk's size; it is sparse.
 const SIZE: &str = "700M";
 /// How a frame of zstd begins, and an executable.
@@ -24,15 +26,16 @@ const ELF: &[u8] = b"\x7fELF";
 /// Builds them unless they are there.
 pub(super) fn ensure_built(shell: &Shell, directory: &Path) -> Result<()> {
     let stamp = directory.join("stamp");
-    let wanted = format!("{SUITE}\n{PACKAGES}\n{SIZE}\n{INIT}");
+    let wanted = format!("{SUITE}\n{PACKAGES}\n{SIZE}\n{INIT}{SERVICE}");
     if std::fs::read_to_string(&stamp).is_ok_and(|built| built == wanted) {
         return Ok(());
     }
     step(&format!("building a small Debian for the emulator, in {} (a minute or two)", directory.display()));
     std::fs::create_dir_all(directory)?;
     let scratch = tempfile::tempdir_in(directory)?;
-    let (root, init) = (scratch.path().join("root"), scratch.path().join("init"));
+    let [root, init, service] = ["root", "init", "vm.service"].map(|name| scratch.path().join(name));
     std::fs::write(&init, INIT)?;
+    std::fs::write(&service, SERVICE)?;
     cmd!(shell, "chmod 755 {init}").quiet().run()?;
     let archive = archive(shell)?;
     let options = [
@@ -50,6 +53,11 @@ pub(super) fn ensure_built(shell: &Shell, directory: &Path) -> Result<()> {
          echo update_initramfs=no > \"$1/etc/initramfs-tools/update-initramfs.conf\""
             .into(),
         format!("--customize-hook=copy-in {} /", init.display()),
+        format!("--customize-hook=copy-in {} /etc/systemd/system", service.display()),
+        // The bus is up before udev and the journal would be, and without them.
+        "--customize-hook=cd \"$1/etc/systemd/system\"; mkdir dbus.service.d dbus.socket.d; \
+         printf '[Unit]\\nDefaultDependencies=no\\n' | tee dbus.service.d/vm.conf >dbus.socket.d/vm.conf"
+            .into(),
     ];
     cmd!(shell, "mmdebstrap --quiet {options...} {SUITE} {root} {archive}").quiet().run()?;
     std::fs::write(directory.join("vmlinux"), kernel(&root.join("boot"))?)?;

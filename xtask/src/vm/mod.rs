@@ -30,31 +30,78 @@ const MEMORY_MIB: &str = "3072";
 
 /// What runs there unless something else is asked for: crun as a whole, which hybrid cgroups keep from running here, and
 /// of the others what depends on the cgroup.
-const USUAL: [&str; 7] = [
+const USUAL: [&str; 9] = [
     "crun::",
     "runc::memory::",
+    "runc::limits::",
     "runc::exit::",
     "runc::options::",
     "runsc-20240729::memory::",
+    "runsc-20240729::limits::",
     "runsc-20240729::exit::",
     "runsc-20240729::options::",
 ];
 
-pub(crate) fn run(shell: &Shell, filters: &[String]) -> Result<()> {
+/// The machine's first process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Init {
+    /// The script `init.sh`: nobody but the runtimes has to do with cgroups.
+    Script,
+    /// systemd, which may be asked for cgroups, and runs the script as its only service.
+    Systemd,
+}
+
+impl Init {
+    /// The kernel's parameters for it.
+    fn parameters(self) -> &'static str {
+        match self {
+            Self::Script => "init=/init",
+            // It prints escape sequences to a terminal that is not dumb.
+            Self::Systemd => "init=/lib/systemd/systemd systemd.unit=vm.service TERM=dumb",
+        }
+    }
+
+    /// What runs there unless something else is asked for.
+    fn usual(self) -> Vec<String> {
+        match self {
+            Self::Script => USUAL.iter().map(|&name| name.to_owned()).collect(),
+            // Not what has many sandboxes run out of memory: that takes minutes there.
+            Self::Systemd => ["runc::memory::", "crun::memory::"]
+                .into_iter()
+                .map(str::to_owned)
+                .chain(
+                    ["runc", "crun", "runsc-20240729"]
+                        .into_iter()
+                        .flat_map(|name| ["exit", "limits"].map(|part| format!("{name}::{part}::"))),
+                )
+                .collect(),
+        }
+    }
+
+    /// Who makes the containers' cgroups there.
+    fn cgroup_manager(self) -> &'static str {
+        match self {
+            Self::Script => "cgroupfs",
+            Self::Systemd => "systemd",
+        }
+    }
+}
+
+pub(crate) fn run(shell: &Shell, init: Init, filters: &[String]) -> Result<()> {
     packages::install(shell, &NEEDED)?;
     runtimes::fetch_debian(shell)?;
     let directory = workspace().canonicalize()?.join("target/vm");
     image::ensure_built(shell, &directory)?;
-    let usual: Vec<String> = USUAL.iter().map(|&name| name.to_owned()).collect();
-    let input = pack(shell, &directory, if filters.is_empty() { &usual } else { filters })?;
+    let usual = init.usual();
+    let input = pack(shell, &directory, init, if filters.is_empty() { &usual } else { filters })?;
     step("running the tests in the emulator");
-    let code = boot(&directory, &input)?;
+    let code = boot(&directory, &input, init)?;
     ensure!(code == 0, "the tests in the emulator ended with {code}");
     Ok(())
 }
 
 /// Builds the suite, and packs it and what it needs into a disk.
-fn pack(shell: &Shell, directory: &Path, filters: &[String]) -> Result<PathBuf> {
+fn pack(shell: &Shell, directory: &Path, init: Init, filters: &[String]) -> Result<PathBuf> {
     step("building the tests");
     cmd!(shell, "cargo build --package cofferdam-testkit --bins").quiet().run()?;
     let suite = build_suite(shell)?;
@@ -75,7 +122,7 @@ fn pack(shell: &Shell, directory: &Path, filters: &[String]) -> Result<PathBuf> 
     }
     // Paths of the test kit go through it.
     std::fs::create_dir_all(packed.path().join("tree/crates/cofferdam-testkit"))?;
-    std::fs::write(packed.path().join("run.sh"), script(&root, &suite, filters)?)?;
+    std::fs::write(packed.path().join("run.sh"), script(&root, &suite, init, filters)?)?;
     let image = directory.join("input.img");
     let tree = packed.path();
     let size: u64 = cmd!(shell, "du --summarize --block-size=M {tree}")
@@ -106,13 +153,13 @@ fn build_suite(shell: &Shell) -> Result<PathBuf> {
 }
 
 /// What the machine runs: the suite, at the paths at which it was built, once for each filter.
-fn script(root: &Path, suite: &Path, filters: &[String]) -> Result<String> {
+fn script(root: &Path, suite: &Path, init: Init, filters: &[String]) -> Result<String> {
     use std::fmt::Write;
-    let (root, suite) = (root.display(), suite.display());
+    let (root, suite, manager) = (root.display(), suite.display(), init.cgroup_manager());
     let mut text = format!(
-        "mkdir -p {root} && mount --bind /in/tree {root} && command -v crun runc || exit 125\n\
+        "mkdir -p {root} && mount --bind /in/tree {root} && command -v crun && command -v runc || exit 125\n\
          # What is missing here is an error.\n\
-         export CI=true COFFERDAM_TEST_BULK=5\ncode=0\n"
+         export CI=true COFFERDAM_TEST_BULK=5 COFFERDAM_TEST_CGROUP_MANAGER={manager}\ncode=0\n"
     );
     for filter in filters {
         ensure!(
@@ -127,7 +174,7 @@ fn script(root: &Path, suite: &Path, filters: &[String]) -> Result<String> {
 
 /// Starts the machine, prints what it says, and gives the exit code of what it ran.
 #[expect(clippy::disallowed_methods, reason = "xshell cannot print what a program says as it says it")]
-fn boot(directory: &Path, input: &Path) -> Result<i32> {
+fn boot(directory: &Path, input: &Path, init: Init) -> Result<i32> {
     let (kernel, root) = (directory.join("vmlinux"), directory.join("root.img"));
     let status = tempfile::NamedTempFile::new_in(directory)?;
     let disk = |path: &Path, id: &str, options: &str| {
@@ -140,7 +187,7 @@ fn boot(directory: &Path, input: &Path) -> Result<i32> {
         .args(["-cpu", "max", "-smp", "2", "-m", MEMORY_MIB])
         .arg("-kernel")
         .arg(kernel)
-        .args(["-append", COMMAND_LINE])
+        .args(["-append", &format!("{COMMAND_LINE} {}", init.parameters())])
         // Two disks on one bus come up in any order: the root alone is on this one.
         .args([
             "-drive",
@@ -167,5 +214,5 @@ fn boot(directory: &Path, input: &Path) -> Result<i32> {
 }
 
 /// The kernel's.
-const COMMAND_LINE: &str = "root=/dev/nvme0n1 rootfstype=ext4 rootwait rw init=/init console=ttyS0 quiet loglevel=3 \
-                            panic=-1 mitigations=off nokaslr random.trust_cpu=on";
+const COMMAND_LINE: &str = "root=/dev/nvme0n1 rootfstype=ext4 rootwait rw console=ttyS0 quiet loglevel=3 panic=-1 \
+                            mitigations=off nokaslr random.trust_cpu=on";

@@ -14,7 +14,7 @@ pub(super) async fn update(
 ) -> Result<u8, CliError> {
     let limits = limits.parse()?;
     if limits.is_empty() {
-        return Err(refuse("update", "there is no limit to change: give --memory, --cpus or --pids-limit"));
+        return Err(refuse("update", "there is no limit to change: give --memory or --cpus, say"));
     }
     each(&containers.containers, async |name| Ok(context.engine.update(name, &limits).await?)).await
 }

@@ -144,14 +144,15 @@ fn the_host_stays_hidden(lab: &Lab) {
 fn limits_are_set(lab: &Lab) {
     let options = ["-m", "64m", "--cpus", "0.5", "--pids-limit", "64", "--ulimit", "nofile=100:200"];
     let id = lab.run_detached(&options, &["sh", "-c", "ulimit -n > /data/nofile; sleep 1000"]);
-    let leaf = format!("{}/cofferdam-{id}", lab.cgroup_parent());
+    let leaf = lab.cgroup_of(&id);
     let read = |paths: &[&str]| {
         let text =
             paths.iter().find_map(|path| std::fs::read_to_string(format!("/sys/fs/cgroup/{path}")).ok());
         text.unwrap_or_default().trim().to_owned()
     };
     let memory = format!("memory{leaf}/memory.limit_in_bytes");
-    assert_eq!(read(&[&memory, &format!("{leaf}/memory.max")]), (64 << 20).to_string());
+    let limit = (64 << 20) + crate::limits::headroom(lab, 64 << 20);
+    assert_eq!(read(&[&memory, &format!("{leaf}/memory.max")]), limit.to_string());
     let quota = read(&[&format!("cpu{leaf}/cpu.cfs_quota_us"), &format!("{leaf}/cpu.max")]);
     assert!(quota.starts_with("50000"), "{quota}");
     assert_eq!(read(&[&format!("pids{leaf}/pids.max"), &format!("{leaf}/pids.max")]), "64");

@@ -245,13 +245,14 @@ fn limits_can_be_changed(lab: &Lab) {
     assert_eq!((limits["memory_bytes"].as_u64(), limits["pids"].as_i64()), (Some(128 << 20), Some(50)));
     assert_eq!(limits["cpu_quota_us"], 150_000);
     let read = |v1: &str, v2: &str| {
-        let leaf = format!("{}/cofferdam-{id}", lab.cgroup_parent());
+        let leaf = lab.cgroup_of(&id);
         let controller = v1.split('.').next().unwrap_or_default();
         std::fs::read_to_string(format!("/sys/fs/cgroup/{controller}{leaf}/{v1}"))
             .or_else(|_| std::fs::read_to_string(format!("/sys/fs/cgroup{leaf}/{v2}")))
             .unwrap()
     };
-    assert_eq!(read("memory.limit_in_bytes", "memory.max").trim(), (128 << 20).to_string());
+    let limit = (128 << 20) + crate::limits::headroom(lab, 128 << 20);
+    assert_eq!(read("memory.limit_in_bytes", "memory.max").trim(), limit.to_string());
     assert_eq!(read("pids.max", "pids.max").trim(), "50");
     let quota = read("cpu.cfs_quota_us", "cpu.max");
     assert!(["150000", "150000 100000"].contains(&quota.trim()), "{quota}");

@@ -20,6 +20,7 @@ mod inputs;
 mod keeper;
 mod launch_options;
 mod lifecycle;
+mod limits;
 mod listing;
 mod logs;
 mod memory;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         exit::CASES,
         streams::CASES,
         lifecycle::CASES,
+        limits::CASES,
         launch_options::CASES,
         network::CASES,
         restarts::CASES,

@@ -61,6 +61,38 @@ pub(crate) fn killed_for_memory(pid: i32, began_us: u64) -> Verdict {
     }
 }
 
+/// The last kill in a cgroup whose path has this part: the kernel's line on what led to it. The kernel leaves such lines
+/// out when there are many, so none proves nothing.
+pub(crate) fn last_kill_in(part: &str) -> Option<KillLine> {
+    read()?.causes.into_iter().filter_map(|line| KillLine::parse(&line)).rfind(|kill| {
+        // Of the cgroup itself or of one below it.
+        kill.task_memcg.split('/').any(|name| name == part)
+    })
+}
+
+/// A line such as `oom-kill:constraint=CONSTRAINT_MEMCG,…,oom_memcg=/a,task_memcg=/a/b,task=tail,pid=2467,uid=0`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KillLine {
+    /// The line.
+    pub(crate) line: String,
+    /// The cgroup whose limit was reached; `None` when the machine's memory was.
+    pub(crate) oom_memcg: Option<String>,
+    /// The cgroup of the process that was killed.
+    pub(crate) task_memcg: String,
+}
+
+impl KillLine {
+    fn parse(line: &str) -> Option<Self> {
+        // A cgroup's name may have a comma in it, so the keys are looked for.
+        let between = |from: &str, to: &str| {
+            let (_, rest) = line.split_once(from)?;
+            Some(rest.split_once(to)?.0.to_owned())
+        };
+        let task_memcg = between("task_memcg=", ",task=")?;
+        Some(Self { line: line.to_owned(), oom_memcg: between(",oom_memcg=", ",task_memcg="), task_memcg })
+    }
+}
+
 /// How long this boot has been in suspension, in microseconds.
 fn suspended_us() -> u64 {
     let now = |clock| {
@@ -75,12 +107,14 @@ struct Log {
     oldest_us: u64,
     /// When each kill was written, and its line, by pid; the last one where a pid was used again.
     kills: BTreeMap<i32, (u64, String)>,
+    /// The lines on what led to kills, oldest first.
+    causes: Vec<String>,
 }
 
 fn read() -> Option<Log> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = openat(CWD, "/dev/kmsg", flags, Mode::empty()).ok()?;
-    let mut log = Log { oldest_us: u64::MAX, kills: BTreeMap::new() };
+    let mut log = Log { oldest_us: u64::MAX, kills: BTreeMap::new(), causes: vec![] };
     let mut record = vec![0; RECORD_BYTES];
     for _ in 0..RECORDS {
         match rustix::io::read(&file, &mut record[..]) {
@@ -105,6 +139,9 @@ impl Log {
         if let Some(pid) = victim(line) {
             self.kills.insert(pid, (at, line.to_owned()));
         }
+        if line.starts_with("oom-kill:") {
+            self.causes.push(line.to_owned());
+        }
     }
 }
 
@@ -123,7 +160,7 @@ mod tests {
 
     #[test]
     fn kills_are_read_from_verbatim_records() {
-        let mut log = Log { oldest_us: u64::MAX, kills: BTreeMap::new() };
+        let mut log = Log { oldest_us: u64::MAX, kills: BTreeMap::new(), causes: vec![] };
         log.take(b"6,1200,5711222000,-;oom-kill:constraint=CONSTRAINT_MEMCG,task=tail,pid=2467,uid=0\n");
         log.take(b"3,1201,5711222304,-;Memory cgroup out of memory: Killed process 2467 (tail) total-vm:34352kB, anon-rss:32256kB\n SUBSYSTEM=x\n");
         log.take(b"3,1202,5711314858,-;Out of memory: Killed process 2544 (a b) total-vm:1kB\n");
@@ -131,6 +168,17 @@ mod tests {
         assert_eq!(log.kills.keys().copied().collect::<Vec<_>>(), [2467, 2544]);
         assert_eq!(log.oldest_us, 5_711_222_000);
         assert!(log.kills[&2467].1.ends_with("anon-rss:32256kB"));
+    }
+
+    #[test]
+    fn whose_limit_it_was_is_read_off() {
+        // Verbatim from kernel 6.18, and one of a whole machine.
+        let line = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/p,q,task_memcg=/p,q/cofferdam-x,task=tail,pid=2467,uid=0";
+        let kill = KillLine::parse(line).unwrap();
+        assert_eq!((kill.oom_memcg.as_deref(), kill.task_memcg.as_str()), (Some("/p,q"), "/p,q/cofferdam-x"));
+        let line = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/x,task=a,pid=1,uid=0";
+        assert_eq!(KillLine::parse(line).unwrap().oom_memcg, None);
+        assert_eq!(KillLine::parse("oom-kill:"), None);
     }
 
     #[test]
@@ -143,8 +191,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_record_panics(record: Vec<u8>) {
-            let mut log = Log { oldest_us: 0, kills: BTreeMap::new() };
+            let mut log = Log { oldest_us: 0, kills: BTreeMap::new(), causes: vec![] };
             log.take(&record);
+            let _ = KillLine::parse(&String::from_utf8_lossy(&record));
         }
     }
 }

@@ -7,6 +7,7 @@ use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 
 use super::{CgroupPath, ControllerDirectory};
+use crate::request::list_of;
 
 /// How the hierarchies are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +30,22 @@ pub struct Cgroups {
     pub layout: CgroupLayout,
     /// Whether a container's cgroup can be made in all of them by this process.
     pub writable: bool,
-    /// The controllers that can limit a container here.
+    /// The controllers that can limit a container here, by their names under v2.
     pub controllers: Vec<String>,
+    /// Controllers that are there and cannot: in a v2 hierarchy beside v1 ones, which no runtime uses for them, or not
+    /// handed down to the cgroup that is the topmost here.
+    #[serde(default)]
+    pub out_of_reach: Vec<String>,
+    /// Whether swap can be limited.
+    #[serde(default)]
+    pub counts_swap: bool,
+    /// The CPUs and the memory nodes that can be given to a container, as the kernel writes them; empty where they are
+    /// not known.
+    #[serde(default)]
+    pub cpuset: [String; 2],
+    /// What is mounted at each mount point: `/`, or the cgroup that stands for it in a container.
+    #[serde(default)]
+    roots: BTreeMap<PathBuf, String>,
     /// v1: mount point of each hierarchy, by controller (named hierarchies as `name=…`).
     v1: BTreeMap<String, PathBuf>,
     /// v2: its mount point, and the controllers that are in it.
@@ -42,24 +57,31 @@ impl Cgroups {
     #[must_use]
     pub fn probe() -> Self {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut cgroups = Self::from_mountinfo(&mountinfo, controllers_for_children);
+        let mut cgroups = Self::from_mountinfo(&mountinfo, Handed::down_at);
         cgroups.writable = cgroups.layout != CgroupLayout::None
             && cgroups.mount_points().all(|path| access(path, Access::WRITE_OK).is_ok());
+        cgroups.counts_swap = match cgroups.v1.get("memory") {
+            Some(mount) => mount.join("memory.memsw.limit_in_bytes").exists(),
+            None => cgroups.has("memory") && Path::new("/proc/swaps").exists(),
+        };
+        cgroups.cpuset = ["cpus", "mems"].map(|what| cgroups.read_cpuset(what).unwrap_or_default());
         cgroups
     }
 
-    /// Reads the layout off the text of `/proc/self/mountinfo`; `controllers_of` tells the controllers of a v2 mount.
+    /// Reads the layout off the text of `/proc/self/mountinfo`; `handed_down` looks at a v2 mount.
     #[must_use]
-    pub fn from_mountinfo(mountinfo: &str, controllers_of: impl Fn(&Path) -> Vec<String>) -> Self {
+    pub fn from_mountinfo(mountinfo: &str, handed_down: impl Fn(&Path) -> Handed) -> Self {
         let mut v1 = BTreeMap::new();
         let mut v2 = None;
+        let mut roots = BTreeMap::new();
         for line in mountinfo.lines() {
             let Some((mount, tail)) = line.split_once(" - ") else { continue };
-            let Some(point) = mount.split(' ').nth(4).map(unescape_octal) else { continue };
+            let mut mount = mount.split(' ').skip(3).map(unescape_octal);
+            let (Some(root), Some(point)) = (mount.next(), mount.next()) else { continue };
             let mut tail = tail.split(' ');
             match tail.next() {
                 // The first mount is the system's; later ones are somebody's views of the same.
-                Some("cgroup2") if v2.is_none() => v2 = Some((point.clone(), controllers_of(&point))),
+                Some("cgroup2") if v2.is_none() => v2 = Some(point.clone()),
                 Some("cgroup") => {
                     for option in tail.nth(1).unwrap_or_default().split(',') {
                         if !matches!(option, "rw" | "ro" | "xattr" | "clone_children" | "noprefix" | "none")
@@ -69,8 +91,9 @@ impl Cgroups {
                         }
                     }
                 }
-                _ => {}
+                _ => continue,
             }
+            roots.entry(point).or_insert_with(|| root.to_string_lossy().into_owned());
         }
         let layout = match (v1.is_empty(), &v2) {
             (true, None) => CgroupLayout::None,
@@ -78,16 +101,36 @@ impl Cgroups {
             (false, Some(_)) => CgroupLayout::Hybrid,
             (false, None) => CgroupLayout::V1,
         };
-        let mut controllers: Vec<String> =
-            v1.keys().filter(|name| !name.starts_with("name=")).cloned().collect();
-        controllers.extend(v2.iter().flat_map(|(_, names)| names.clone()));
-        Self { layout, writable: false, controllers, v1, v2 }
+        let Handed { down, kept } = v2.as_deref().map(handed_down).unwrap_or_default();
+        let of_v1 =
+            || v1.keys().filter(|name| !name.starts_with("name=")).map(|name| modern(name).to_owned());
+        let (controllers, out_of_reach) = match layout {
+            CgroupLayout::V2 => (down.clone(), kept),
+            // Runtimes use the v1 hierarchies alone then.
+            _ => (of_v1().collect(), down.clone()),
+        };
+        Self {
+            layout,
+            writable: false,
+            controllers,
+            out_of_reach,
+            counts_swap: false,
+            cpuset: Default::default(),
+            roots,
+            v1,
+            v2: v2.map(|point| (point, down)),
+        }
     }
 
     /// Whether a controller is there to limit something with.
     #[must_use]
     pub fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|name| name == controller)
+    }
+
+    /// Whether memory is limited by v2.
+    pub(crate) fn has_memory_on_v2(&self) -> bool {
+        self.layout == CgroupLayout::V2
     }
 
     /// Whether there are controllers on v1 and on v2.
@@ -105,7 +148,7 @@ impl Cgroups {
     /// Where a container's cgroup is in the hierarchy of a controller; `None` where no hierarchy has that.
     #[must_use]
     pub fn directory_of(&self, path: &CgroupPath, controller: &str) -> Option<ControllerDirectory> {
-        if let Some(mount) = self.v1.get(controller) {
+        if let Some(mount) = self.v1.get(v1_name(controller)) {
             return Some(ControllerDirectory::V1(below(mount, path)));
         }
         let (mount, controllers) = self.v2.as_ref()?;
@@ -122,6 +165,60 @@ impl Cgroups {
             .map_or_else(|| PathBuf::from("/sys/fs/cgroup"), Path::to_path_buf)
     }
 
+    /// Checks that a container can have these CPUs (`cpuset.cpus`) or memory nodes (`cpuset.mems`).
+    ///
+    /// # Errors
+    /// What it can have.
+    pub(crate) fn check_cpuset(&self, file: &str, wanted: &str) -> Result<(), String> {
+        let known = &self.cpuset[usize::from(file == "cpuset.mems")];
+        match (list_of(known), list_of(wanted)) {
+            (Some(known), Some(wanted)) if wanted.is_subset(&known) => Ok(()),
+            (Some(_), _) => Err(format!("{wanted} is not there; there is {known}")),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// What there is for containers, as the topmost cgroup says it.
+    fn read_cpuset(&self, what: &str) -> Option<String> {
+        let file = match self.v1.get("cpuset") {
+            Some(mount) => mount.join(format!("cpuset.effective_{what}")),
+            None => self.v2.as_ref()?.0.join(format!("cpuset.{what}.effective")),
+        };
+        Some(std::fs::read_to_string(file).ok()?.trim().to_owned())
+    }
+
+    /// The path of the cgroup that a process is in, below the mount point where a container's limits are: the memory
+    /// controller's, or another one where there is none. `None` when the process is gone or on its way.
+    #[must_use]
+    pub fn path_of_process(&self, pid: i32) -> Option<CgroupPath> {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        self.path_in(&text)
+    }
+
+    /// Whether a process is in a cgroup, by the cgroup's own list.
+    pub(crate) fn has_process(&self, path: &CgroupPath, pid: i32) -> bool {
+        let listed = |directory: &PathBuf| {
+            let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+            list.lines().any(|line| line.parse() == Ok(pid))
+        };
+        self.directories_of(path).iter().any(listed)
+    }
+
+    /// Reads the path off the text of `/proc/PID/cgroup`.
+    fn path_in(&self, text: &str) -> Option<CgroupPath> {
+        let (controller, mount) = match self.v1.get_key_value("memory").or_else(|| self.v1.iter().next()) {
+            Some((controller, mount)) => (controller.as_str(), mount),
+            None => ("", &self.v2.as_ref()?.0),
+        };
+        let path = text.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            controllers.split(',').any(|name| name == controller).then_some(path)
+        })?;
+        let root = self.roots.get(mount).map_or("/", String::as_str).trim_end_matches('/');
+        let below = path.strip_prefix(root).filter(|below| below.starts_with('/')).unwrap_or(path);
+        (below != "/").then(|| CgroupPath::at(below))
+    }
+
     /// Mount points, each once.
     pub(crate) fn mount_points(&self) -> impl Iterator<Item = &Path> {
         let mut points: Vec<&Path> = self.v1.values().map(PathBuf::as_path).collect();
@@ -136,17 +233,50 @@ fn below(mount: &Path, path: &CgroupPath) -> PathBuf {
     mount.join(path.as_str().trim_start_matches('/'))
 }
 
-/// The controllers that a child of the topmost v2 cgroup that we see can have.
-///
-/// In a container with a cgroup namespace of its own, that cgroup is no root: as long as there are processes in it
-/// (ours), no controller can be given to its children that is not given yet (the rule of no internal processes).
-fn controllers_for_children(top: &Path) -> Vec<String> {
-    let read = |file: &str| std::fs::read_to_string(top.join(file)).unwrap_or_default();
-    // Only the real root has no type.
-    let is_root = !top.join("cgroup.type").exists();
-    let can_enable = is_root || read("cgroup.procs").trim().is_empty();
-    let text = read(if can_enable { "cgroup.controllers" } else { "cgroup.subtree_control" });
-    text.split_whitespace().map(str::to_owned).collect()
+/// The name under v2 of a controller of v1.
+fn modern(controller: &str) -> &str {
+    if controller == "blkio" { "io" } else { controller }
+}
+
+/// The name under v1 of a controller of v2.
+fn v1_name(controller: &str) -> &str {
+    if controller == "io" { "blkio" } else { controller }
+}
+
+/// The controllers of the topmost v2 cgroup that is seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Handed {
+    /// Those that a child of it can have.
+    down: Vec<String>,
+    /// Those that it keeps.
+    kept: Vec<String>,
+}
+
+impl Handed {
+    /// These are handed down, and none is kept.
+    #[cfg(test)]
+    pub(super) fn all(down: &[&str]) -> Self {
+        Self { down: down.iter().map(|&name| name.to_owned()).collect(), kept: vec![] }
+    }
+
+    /// In a container with a cgroup namespace of its own, the topmost cgroup is no root: as long as there are processes
+    /// in it (ours), no controller can be given to its children that is not given yet (the rule of no internal
+    /// processes).
+    fn down_at(top: &Path) -> Self {
+        let read = |file: &str| -> Vec<String> {
+            let text = std::fs::read_to_string(top.join(file)).unwrap_or_default();
+            text.split_whitespace().map(str::to_owned).collect()
+        };
+        // Only the real root has no type.
+        let is_root = !top.join("cgroup.type").exists();
+        let all = read("cgroup.controllers");
+        if is_root || read("cgroup.procs").is_empty() {
+            return Self { down: all, kept: vec![] };
+        }
+        let down = read("cgroup.subtree_control");
+        let kept = all.into_iter().filter(|name| !down.contains(name)).collect();
+        Self { down, kept }
+    }
 }
 
 /// Undoes the escapes of mountinfo: space, tab, newline and backslash as three octal digits.
@@ -188,15 +318,44 @@ mod tests {
 
     const PURE_V2: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
 
+    #[test]
+    fn a_process_is_where_its_own_file_says() {
+        let v2 = Cgroups::from_mountinfo(PURE_V2, |_| Handed::all(&["memory"]));
+        let found =
+            |cgroups: &Cgroups, text: &str| cgroups.path_in(text).map(|path| path.as_str().to_owned());
+        assert_eq!(found(&v2, "0::/a.slice/b.scope\n").as_deref(), Some("/a.slice/b.scope"));
+        assert_eq!(found(&v2, "0::/\n"), None);
+        let hybrid = Cgroups::from_mountinfo(HYBRID, |_| Handed::default());
+        let text = "5:memory:/m/x\n1:name=systemd:/s\n0::/u\n";
+        assert_eq!(found(&hybrid, text).as_deref(), Some("/m/x"));
+        // In a container that shares the host's cgroup namespace, its own cgroup is mounted as the topmost.
+        let nested = PURE_V2.replace("0:26 / ", "0:26 /docker/a\\040b ");
+        let nested = Cgroups::from_mountinfo(&nested, |_| Handed::all(&["memory"]));
+        assert_eq!(found(&nested, "0::/docker/a b/x\n").as_deref(), Some("/x"));
+        assert_eq!(found(&nested, "0::/docker/a bc/x\n").as_deref(), Some("/docker/a bc/x"));
+        assert_eq!(found(&v2, "garbage"), None);
+    }
+
+    #[test]
+    fn cpus_must_be_there() {
+        let mut cgroups = Cgroups::from_mountinfo(PURE_V2, |_| Handed::all(&["cpuset"]));
+        assert!(cgroups.check_cpuset("cpuset.cpus", "7").is_ok(), "nobody knows");
+        cgroups.cpuset = ["0-3".into(), "0".into()];
+        assert!(cgroups.check_cpuset("cpuset.cpus", "1,3").is_ok());
+        assert_eq!(cgroups.check_cpuset("cpuset.mems", "0-1").unwrap_err(), "0-1 is not there; there is 0");
+    }
+
     fn path() -> CgroupPath {
         CgroupPath::of_container(&"0123456789abcdef0123456789abcdef".parse::<ContainerId>().unwrap(), None)
     }
 
     #[test]
     fn hybrid_keeps_memory_on_v1() {
-        let cgroups = Cgroups::from_mountinfo(HYBRID, |_| vec!["hugetlb".into()]);
+        let cgroups = Cgroups::from_mountinfo(HYBRID, |_| Handed::all(&["hugetlb"]));
         assert_eq!(cgroups.layout, CgroupLayout::Hybrid);
-        assert!(cgroups.has("memory") && cgroups.has("hugetlb") && !cgroups.has("name=systemd"));
+        assert!(cgroups.has("memory") && !cgroups.has("name=systemd"));
+        assert!(!cgroups.has("hugetlb"), "no runtime uses it there");
+        assert_eq!(cgroups.out_of_reach, ["hugetlb"]);
         let leaf = format!("cofferdam-{}", "0123456789abcdef".repeat(2));
         let memory = PathBuf::from("/sys/fs/cgroup/memory").join(leaf);
         assert_eq!(cgroups.directory_of(&path(), "memory"), Some(ControllerDirectory::V1(memory)));
@@ -206,7 +365,7 @@ mod tests {
 
     #[test]
     fn pure_v2_has_one_directory_for_all() {
-        let cgroups = Cgroups::from_mountinfo(PURE_V2, |_| vec!["cpu".into(), "memory".into()]);
+        let cgroups = Cgroups::from_mountinfo(PURE_V2, |_| Handed::all(&["cpu", "memory"]));
         assert_eq!(cgroups.layout, CgroupLayout::V2);
         assert!(matches!(cgroups.directory_of(&path(), "memory"), Some(ControllerDirectory::V2(_))));
         assert_eq!(cgroups.directories_of(&path()).len(), 1);
@@ -219,17 +378,22 @@ mod tests {
         write("cgroup.controllers", "cpu memory pids\n");
         write("cgroup.subtree_control", "cpu\n");
         write("cgroup.procs", "1\n");
-        assert_eq!(controllers_for_children(top.path()), ["cpu", "memory", "pids"], "the real root");
+        let all = Handed::all(&["cpu", "memory", "pids"]);
+        assert_eq!(Handed::down_at(top.path()), all, "the real root");
         write("cgroup.type", "domain\n");
-        assert_eq!(controllers_for_children(top.path()), ["cpu"]);
+        let kept = ["memory", "pids"].map(str::to_owned).to_vec();
+        assert_eq!(Handed::down_at(top.path()), Handed { kept, ..Handed::all(&["cpu"]) });
         write("cgroup.procs", "");
-        assert_eq!(controllers_for_children(top.path()), ["cpu", "memory", "pids"]);
+        assert_eq!(Handed::down_at(top.path()), all);
     }
 
     #[test]
     fn nothing_mounted_is_said() {
-        assert_eq!(Cgroups::from_mountinfo("", |_| vec![]).layout, CgroupLayout::None);
-        assert_eq!(Cgroups::from_mountinfo("garbage\n - \n", |_| vec![]).layout, CgroupLayout::None);
+        assert_eq!(Cgroups::from_mountinfo("", |_| Handed::default()).layout, CgroupLayout::None);
+        assert_eq!(
+            Cgroups::from_mountinfo("garbage\n - \n", |_| Handed::default()).layout,
+            CgroupLayout::None
+        );
     }
 
     #[test]

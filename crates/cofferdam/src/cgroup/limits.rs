@@ -4,14 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::ControllerDirectory::{V1, V2};
-use super::memory::read_number;
+use super::memory::{V1_NO_LIMIT, read_number};
 use super::{CgroupPath, Cgroups, ControllerDirectory};
 use crate::error::{Code, Diagnose};
 use crate::request::{CPU_PERIOD_US, Limits};
 
 /// A limit that does not hold.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LimitError {
+pub enum LimitError {
     /// No hierarchy has the controller.
     #[error("the {0} controller is not there")]
     NoController(&'static str),
@@ -55,7 +55,7 @@ impl Diagnose for LimitError {
 pub(crate) fn write(cgroups: &Cgroups, path: &CgroupPath, limits: &Limits) -> Result<(), LimitError> {
     let of = |controller| cgroups.directory_of(path, controller).ok_or(LimitError::NoController(controller));
     if let Some(bytes) = limits.memory_bytes {
-        put(&of("memory")?.file("memory.limit_in_bytes", "memory.max"), &bytes.to_string())?;
+        write_memory(&of("memory")?, bytes, limits.memory_swap_bytes)?;
     }
     if let Some(quota) = limits.cpu_quota_us {
         match of("cpu")? {
@@ -66,24 +66,99 @@ pub(crate) fn write(cgroups: &Cgroups, path: &CgroupPath, limits: &Limits) -> Re
             V2(directory) => put(&directory.join("cpu.max"), &format!("{quota} {CPU_PERIOD_US}"))?,
         }
     }
+    match limits.cpu_shares.map(|shares| Ok((of("cpu")?, shares))).transpose()? {
+        Some((V1(directory), shares)) => put(&directory.join("cpu.shares"), &shares.to_string())?,
+        Some((V2(directory), shares)) => put(&directory.join("cpu.weight"), &weight(shares).to_string())?,
+        None => {}
+    }
+    for (file, list) in [("cpuset.cpus", &limits.cpuset_cpus), ("cpuset.mems", &limits.cpuset_mems)] {
+        if let Some(list) = list {
+            put(&of("cpuset")?.file(file, file), list)?;
+        }
+    }
     if let Some(pids) = limits.pids {
-        let text = if pids < 0 { "max".to_owned() } else { pids.to_string() };
-        put(&of("pids")?.file("pids.max", "pids.max"), &text)?;
+        put(&of("pids")?.file("pids.max", "pids.max"), &or_max(pids))?;
     }
     Ok(())
 }
 
-/// Reads the limits that hold. What is not limited, or cannot be read, is `None`; no limit of processes is -1.
+/// Memory, and swap with it. Under v1 the one may never be more than the two together, not for a moment.
+fn write_memory(directory: &ControllerDirectory, bytes: u64, swap: Option<i64>) -> Result<(), LimitError> {
+    match (directory, swap) {
+        (_, None) => put(&directory.memory_limit_file(), &bytes.to_string()),
+        (V1(path), Some(swap)) => {
+            let both = path.join("memory.memsw.limit_in_bytes");
+            let mut files =
+                [(directory.memory_limit_file(), bytes.to_string()), (both.clone(), swap.to_string())];
+            if read_number(&both).is_some_and(|limit| limit < bytes) {
+                files.reverse();
+            }
+            files.iter().try_for_each(|(file, text)| put(file, text))
+        }
+        (V2(path), Some(swap)) => {
+            put(&directory.memory_limit_file(), &bytes.to_string())?;
+            put(&path.join("memory.swap.max"), &or_max(if swap < 0 { swap } else { alone(swap, bytes) }))
+        }
+    }
+}
+
+/// Whether all of the cgroup dies at once when memory runs out; `None` under v1, which cannot.
+pub(crate) fn read_oom_group(cgroups: &Cgroups, path: &CgroupPath) -> Option<String> {
+    let V2(directory) = cgroups.directory_of(path, "memory")? else { return None };
+    Some(std::fs::read_to_string(directory.join("memory.oom.group")).ok()?.trim().to_owned())
+}
+
+/// Puts it back as it was read.
+pub(crate) fn write_oom_group(
+    cgroups: &Cgroups,
+    path: &CgroupPath,
+    group: Option<String>,
+) -> Result<(), LimitError> {
+    let Some((V2(directory), group)) = cgroups.directory_of(path, "memory").zip(group) else { return Ok(()) };
+    put(&directory.join("memory.oom.group"), &group)
+}
+
+/// Swap alone, of memory and swap together.
+fn alone(both: i64, memory: u64) -> i64 {
+    both.saturating_sub_unsigned(memory).max(0)
+}
+
+fn or_max(number: i64) -> String {
+    if number < 0 { "max".to_owned() } else { number.to_string() }
+}
+
+/// The weight of v2 for shares of v1, as runc 1.1 and the kubelet convert it: 2 to 262144 becomes 1 to 10000.
+const fn weight(shares: u64) -> u64 {
+    1 + (shares.saturating_sub(2) * 9999) / 262_142
+}
+
+/// Reads the limits that hold. What is not limited, or cannot be read, is `None`; no limit of processes, or of swap,
+/// is -1. Shares of CPU time are not read: runtimes convert them to weights of v2 in several ways.
 pub(crate) fn read(cgroups: &Cgroups, path: &CgroupPath) -> Limits {
     let of = |controller| cgroups.directory_of(path, controller);
+    let text = |controller, file: &str| {
+        let text = std::fs::read_to_string(of(controller)?.file(file, file)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
     Limits {
         memory_bytes: of("memory").and_then(|directory| directory.read_memory_limit()),
+        memory_swap_bytes: of("memory").and_then(|directory| read_swap(&directory)),
         cpu_quota_us: of("cpu").and_then(|directory| read_quota(&directory)),
-        pids: of("pids").and_then(|directory| {
-            let text = std::fs::read_to_string(directory.file("pids.max", "pids.max")).ok()?;
-            if text.trim() == "max" { Some(-1) } else { text.trim().parse().ok() }
-        }),
+        cpu_shares: None,
+        cpuset_cpus: text("cpuset", "cpuset.cpus"),
+        cpuset_mems: text("cpuset", "cpuset.mems"),
+        pids: text("pids", "pids.max")
+            .and_then(|text| if text == "max" { Some(-1) } else { text.parse().ok() }),
     }
+}
+
+/// Memory and swap together in bytes, or -1; `None` where swap is not counted.
+fn read_swap(directory: &ControllerDirectory) -> Option<i64> {
+    let text =
+        std::fs::read_to_string(directory.file("memory.memsw.limit_in_bytes", "memory.swap.max")).ok()?;
+    let Ok(limit) = text.trim().parse::<u64>() else { return Some(-1) };
+    let memory = if matches!(directory, V2(_)) { directory.read_memory_limit()? } else { 0 };
+    if limit >= V1_NO_LIMIT { Some(-1) } else { i64::try_from(limit.saturating_add(memory)).ok() }
 }
 
 /// The CPU time in microseconds a period of ours, whatever the cgroup's own period is; `None` without a quota.
@@ -106,17 +181,29 @@ fn read_quota(directory: &ControllerDirectory) -> Option<u64> {
 /// Makes sure that what was asked for holds; gives it as the kernel has it.
 pub(crate) fn verify(cgroups: &Cgroups, path: &CgroupPath, wanted: &Limits) -> Result<Limits, LimitError> {
     let found = read(cgroups, path);
-    // The kernel counts in pages.
-    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let memory = wanted.memory_bytes.map(|bytes| bytes - bytes % page);
-    expect("memory", memory, found.memory_bytes)?;
+    let is_v2 = matches!(cgroups.directory_of(path, "memory"), Some(V2(_)));
+    let wanted = in_pages(wanted, is_v2);
+    expect("memory", wanted.memory_bytes, found.memory_bytes)?;
+    expect("memory and swap", wanted.memory_swap_bytes, found.memory_swap_bytes)?;
     expect("CPU time", wanted.cpu_quota_us, found.cpu_quota_us)?;
+    expect("CPUs", wanted.cpuset_cpus.as_ref(), found.cpuset_cpus.as_ref())?;
+    expect("memory nodes", wanted.cpuset_mems.as_ref(), found.cpuset_mems.as_ref())?;
     expect("processes", wanted.pids, found.pids)?;
-    Ok(Limits {
-        memory_bytes: memory.and(found.memory_bytes),
-        cpu_quota_us: wanted.cpu_quota_us.and(found.cpu_quota_us),
-        pids: wanted.pids.and(found.pids),
-    })
+    Ok(wanted)
+}
+
+/// Limits as the kernel has them, which counts in pages: under v2 memory and swap each for itself.
+pub(crate) fn in_pages(limits: &Limits, is_v2: bool) -> Limits {
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    let down = |bytes: u64| bytes - bytes % page;
+    let swap = limits.memory_swap_bytes.map(|swap| match u64::try_from(swap) {
+        Err(_) => swap,
+        Ok(both) => {
+            let memory = limits.memory_bytes.filter(|_| is_v2).unwrap_or(0);
+            i64::try_from(down(memory) + down(both.saturating_sub(memory))).unwrap_or(i64::MAX)
+        }
+    });
+    Limits { memory_bytes: limits.memory_bytes.map(down), memory_swap_bytes: swap, ..limits.clone() }
 }
 
 fn expect<T: PartialEq + ToString>(
@@ -140,12 +227,13 @@ fn put(file: &Path, text: &str) -> Result<(), LimitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::Handed;
     use crate::id::ContainerId;
 
     /// A v2 hierarchy of plain files with one cgroup.
     fn hierarchy(folder: &Path) -> (Cgroups, CgroupPath, PathBuf) {
         let mountinfo = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw\n", folder.display());
-        let cgroups = Cgroups::from_mountinfo(&mountinfo, |_| ["memory", "cpu"].map(str::to_owned).to_vec());
+        let cgroups = Cgroups::from_mountinfo(&mountinfo, |_| Handed::all(&["memory", "cpu"]));
         let id: ContainerId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let path = CgroupPath::of_container(&id, None);
         let directory = folder.join(path.as_str().trim_start_matches('/'));
@@ -157,9 +245,20 @@ mod tests {
     fn what_is_written_is_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let (cgroups, path, directory) = hierarchy(folder.path());
-        let limits = Limits { memory_bytes: Some(64 << 20), cpu_quota_us: Some(150_000), pids: None };
+        let limits = Limits {
+            memory_bytes: Some(64 << 20),
+            memory_swap_bytes: Some(96 << 20),
+            cpu_quota_us: Some(150_000),
+            cpu_shares: Some(1024),
+            ..Limits::default()
+        };
         write(&cgroups, &path, &limits).unwrap();
         assert_eq!(std::fs::read_to_string(directory.join("cpu.max")).unwrap(), "150000 100000");
+        assert_eq!(std::fs::read_to_string(directory.join("cpu.weight")).unwrap(), "39");
+        assert_eq!(
+            std::fs::read_to_string(directory.join("memory.swap.max")).unwrap(),
+            (32 << 20).to_string()
+        );
         assert_eq!(verify(&cgroups, &path, &limits).unwrap(), limits);
         std::fs::write(directory.join("cpu.max"), "75000 50000\n").unwrap();
         std::fs::write(directory.join("memory.max"), "max\n").unwrap();

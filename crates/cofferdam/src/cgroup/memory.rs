@@ -20,10 +20,40 @@ pub struct MemoryCounters {
     pub limit_bytes: Option<u64>,
     /// The most memory that was in use at once, in bytes; `None` where the kernel does not keep it (v2 before 5.19).
     pub peak_bytes: Option<u64>,
+    /// What of the limit is there for a sandbox itself, on top of what was asked for, in bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub headroom_bytes: u64,
+    /// Whose lack of memory the last kill was; `None` without a kill, or where nobody tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<OomScope>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Whose lack of memory a kill was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum OomScope {
+    /// The container's own limit was reached.
+    Own,
+    /// That of a cgroup above it.
+    Above {
+        /// Which, as the kernel's log names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cgroup: Option<String>,
+        /// Its limit, in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        limit_bytes: Option<u64>,
+    },
+    /// The machine had none left.
+    Machine,
 }
 
 /// Values of a v1 limit file that mean "no limit": the kernel rounds `u64::MAX / 2` down to pages.
-const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
+pub(super) const V1_NO_LIMIT: u64 = 0x7fff_ffff_ffff_0000;
 
 impl ControllerDirectory {
     /// The out-of-memory kills that were counted; `None` when the cgroup is gone.
@@ -31,14 +61,24 @@ impl ControllerDirectory {
         FlatKeyed::read(&self.kills_file())?.find("oom_kill")
     }
 
+    /// Whether a kill was for this cgroup's own limit, or one below it: v2 counts that apart. `None` where nobody tells.
+    pub(super) fn was_own_limit(&self) -> Option<bool> {
+        let Self::V2(path) = self else { return None };
+        FlatKeyed::read(&path.join("memory.events.local"))?.find("oom").map(|count| count > 0)
+    }
+
     fn kills_file(&self) -> PathBuf {
         self.file("memory.oom_control", "memory.events")
+    }
+
+    pub(super) fn memory_limit_file(&self) -> PathBuf {
+        self.file("memory.limit_in_bytes", "memory.max")
     }
 
     /// The limit of memory in bytes; `None` without one.
     pub(super) fn read_memory_limit(&self) -> Option<u64> {
         // Under v2 the text is "max" without a limit, which is no number.
-        let limit = read_number(&self.file("memory.limit_in_bytes", "memory.max"));
+        let limit = read_number(&self.memory_limit_file());
         limit.filter(|limit| *limit < V1_NO_LIMIT)
     }
 
@@ -55,6 +95,8 @@ impl ControllerDirectory {
             oom_kill: self.read_kills()?,
             limit_bytes: self.read_memory_limit(),
             peak_bytes: self.read_memory_peak(),
+            headroom_bytes: 0,
+            scope: None,
         })
     }
 }

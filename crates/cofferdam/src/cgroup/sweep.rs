@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{CgroupPath, Cgroups};
+use super::{CgroupPath, Cgroups, SCOPE};
 use crate::id::ContainerId;
 
 /// The pause before a cgroup that is still busy is tried again; each is twice the last.
@@ -22,7 +22,7 @@ pub(crate) fn find(cgroups: &Cgroups, id: &ContainerId) -> Vec<CgroupPath> {
     for top in cgroups.mount_points() {
         search(top, top, &leaf, SEARCH_DEPTH, &mut found);
     }
-    found.iter().map(|parent| CgroupPath::of_container(id, Some(parent))).collect()
+    found.iter().map(|path| CgroupPath::at(path)).collect()
 }
 
 fn search(top: &Path, directory: &Path, leaf: &str, depth: usize, found: &mut BTreeSet<String>) {
@@ -30,9 +30,11 @@ fn search(top: &Path, directory: &Path, leaf: &str, depth: usize, found: &mut BT
         if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        if entry.file_name() == leaf {
-            let parent = directory.strip_prefix(top).unwrap_or_else(|_| Path::new(""));
-            found.insert(parent.to_string_lossy().into_owned());
+        let name = entry.file_name();
+        if name.to_string_lossy().strip_prefix(leaf).is_some_and(|rest| rest.is_empty() || rest == SCOPE) {
+            let path = entry.path();
+            let path = path.strip_prefix(top).unwrap_or(&path);
+            found.insert(format!("/{}", path.to_string_lossy()));
         } else if depth > 1 {
             search(top, &entry.path(), leaf, depth - 1, found);
         }
@@ -68,6 +70,17 @@ fn collect(directory: &Path, pids: &mut BTreeSet<i32>) {
 /// The first directory that could not be removed; the others are still tried.
 pub(crate) fn remove_leftovers(cgroups: &Cgroups, path: &CgroupPath) -> io::Result<()> {
     let mut result = Ok(());
+    if path.is_scope() {
+        let left = cgroups.directories_of(path).into_iter().find(|directory| directory.exists());
+        let why = |directory: PathBuf| {
+            io::Error::other(format!(
+                "{} is systemd's to take away: `systemctl stop {}`",
+                directory.display(),
+                path.leaf()
+            ))
+        };
+        return left.map_or(Ok(()), |directory| Err(why(directory)));
+    }
     for directory in cgroups.directories_of(path) {
         result = keep_first(result, remove_tree(&directory));
     }

@@ -12,6 +12,8 @@ use crate::runtime::find_program;
 const KERNEL_NEEDED: (u32, u32) = (5, 6);
 /// The kernel from which the exit code of a container can be had after its supervisor was killed (PIDFD_INFO_EXIT).
 const KERNEL_KEEPS_EXITS: (u32, u32) = (6, 15);
+/// The controllers by which something can be limited; others count, freeze or name.
+const LIMITING: [&str; 6] = ["memory", "cpu", "cpuset", "io", "pids", "hugetlb"];
 /// Less free space than this on the state directory's file system is a danger for records.
 const SPACE_NEEDED_BYTES: u64 = 64 << 20;
 
@@ -71,13 +73,22 @@ pub(super) fn cgroups(cgroups: &Cgroups) -> Check {
         ["memory", "cpu", "pids"].into_iter().filter(|name| !cgroups.has(name)).collect();
     if !missing.is_empty() {
         let finding = format!("{layout}, without the controllers {}", missing.join(", "));
-        return Check::limited(
-            subject,
-            finding,
-            "boot with cgroup_enable=memory, or delegate the controllers to this cgroup",
-        );
+        let is_kept = missing.iter().any(|name| cgroups.out_of_reach.iter().any(|kept| kept == name));
+        let mend = if is_kept && cgroups.layout == CgroupLayout::V2 {
+            "the topmost cgroup here has processes in it, and so cannot hand them down: move those into a cgroup \
+             below it, and write +memory, +cpu and +pids into its cgroup.subtree_control"
+        } else {
+            "boot with cgroup_enable=memory, or have whoever made this container hand the controllers down"
+        };
+        return Check::limited(subject, finding, mend);
     }
-    Check::good(subject, layout)
+    let mut can: Vec<&str> = LIMITING.into_iter().filter(|name| cgroups.has(name)).collect();
+    can.extend(cgroups.counts_swap.then_some("swap"));
+    let finding = format!("{layout}; limits {}", can.join(", "));
+    if cgroups.out_of_reach.is_empty() {
+        return Check::good(subject, finding);
+    }
+    Check::good(subject, format!("{finding}; out of reach: {}", cgroups.out_of_reach.join(", ")))
 }
 
 pub(super) fn overlay(present: bool) -> Check {

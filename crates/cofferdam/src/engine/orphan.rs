@@ -420,6 +420,7 @@ fn death_of(record: &Record, pid: i32, end: ProcessEnd) -> Death {
         sent: record.sent.clone(),
         timed_out: None,
         memory: None,
+        kernel_line: None,
         oom_line: None,
         helper: None,
     }

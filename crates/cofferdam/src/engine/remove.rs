@@ -232,6 +232,7 @@ impl Engine {
                 container,
                 target: &target,
                 cgroup: Some(cgroup),
+                headroom_bytes: 0,
             };
             clear_away(remains, Clearing::ByRuntime, &mut errors).await;
         }

@@ -255,7 +255,7 @@ impl Engine {
     pub async fn update(&self, text: &str, limits: &Limits) -> Result<(), EngineError> {
         let view = self.find(text).await?;
         let title = view.title();
-        match self.ask(view, &Request::Update { limits: *limits }).await? {
+        match self.ask(view, &Request::Update { limits: limits.clone() }).await? {
             Asked::Done => Ok(()),
             Asked::Ended(_) => Err(has_ended(Verb::Update, title)),
             Asked::Orphan(mut view) => {
@@ -265,9 +265,8 @@ impl Engine {
                 let runtime = self.runtime_of(&view.record).await?;
                 let target = OwnedTarget::of(&view.container, &view.record);
                 let runtime = (runtime.as_ref(), target.target());
-                let cgroup = (&self.host.cgroups, view.record.cgroup.as_ref());
-                let limits = change_limits(runtime, view.container.path(), cgroup, limits).await?;
-                view.record.limits = view.record.limits.overlaid_with(&limits);
+                let limits =
+                    change_limits(runtime, &self.host, &view.container, &mut view.record, limits).await?;
                 self.tell(&view.record, Happening::Update { limits });
                 Ok(view.container.write_record(&view.record)?)
             }

@@ -24,6 +24,8 @@ pub struct Death {
     pub timed_out: Option<Duration>,
     /// The counters after the end; `None` where there are none.
     pub memory: Option<MemoryCounters>,
+    /// The kernel's line on what led to the last out-of-memory kill in it: whose limit it was, and the process.
+    pub kernel_line: Option<String>,
     /// Whether the kernel's log says that it killed this very process for lack of memory: its line, or that it does
     /// not. `None` where the log was not asked, or cannot tell.
     pub oom_line: Option<Result<String, NotInLog>>,
@@ -106,12 +108,13 @@ impl Death {
         self.sent.iter().rev().find(|sent| sent.signal == signal).map(|sent| sent.by)
     }
 
-    /// Whether SIGKILL ended it and the kernel has killed some process of its cgroup for lack of memory. Which one,
-    /// the counter does not say.
+    /// Whether SIGKILL ended it and the kernel has killed some process of its cgroup for lack of memory, by the counter or,
+    /// where that is gone, by the log. Which one, the counter does not say.
     #[must_use]
     pub fn may_be_oom_kill(&self) -> bool {
         let killed = matches!(self.end, ProcessEnd::Signaled { signal, .. } if signal == Signal::KILL);
-        killed && self.memory.as_ref().is_some_and(|memory| memory.oom_kill > 0)
+        killed
+            && (self.kernel_line.is_some() || self.memory.as_ref().is_some_and(|memory| memory.oom_kill > 0))
     }
 }
 
@@ -134,6 +137,7 @@ fn what_was_seen(death: &Death) -> Vec<Evidence> {
     let sent = death.sent.iter().copied();
     evidence.extend(sent.map(|SentSignal { signal, by, at }| Evidence::SignalSent { signal, by, at }));
     evidence.extend(death.memory.clone().map(|counters| Evidence::Memory { counters }));
+    evidence.extend(death.kernel_line.clone().map(|line| Evidence::KernelLog { line }));
     evidence
 }
 

@@ -200,7 +200,7 @@ pub enum Evidence {
         #[serde(flatten)]
         counters: MemoryCounters,
     },
-    /// The kernel's log names the process that it killed for lack of memory.
+    /// The kernel's log on a process that it killed for lack of memory: which, or for whose lack.
     KernelLog {
         /// The line.
         line: String,

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 
 use super::*;
+use crate::cgroup::OomScope;
 
 fn death(end: ProcessEnd) -> Death {
     Death {
@@ -15,6 +16,7 @@ fn death(end: ProcessEnd) -> Death {
         sent: vec![],
         timed_out: None,
         memory: None,
+        kernel_line: None,
         oom_line: None,
         helper: None,
     }
@@ -30,6 +32,8 @@ fn counters(oom_kill: u64) -> MemoryCounters {
         oom_kill,
         limit_bytes: Some(64 << 20),
         peak_bytes: Some(64 << 20),
+        headroom_bytes: 0,
+        scope: None,
     }
 }
 
@@ -72,6 +76,20 @@ fn a_kill_without_a_counter_is_never_called_out_of_memory() {
     assert_eq!(report.cause, Cause::Signaled { signal: Signal::KILL });
     assert_eq!(report.code(), 137);
     insta::assert_snapshot!(report.death_line().unwrap(), @"web exited 137: ended by SIGKILL from outside. Not an out-of-memory kill of its own limit (oom_kill=0)");
+}
+
+#[test]
+fn whose_memory_it_was_is_said() {
+    let line = |scope, headroom_bytes| {
+        let memory = MemoryCounters { scope: Some(scope), headroom_bytes, ..counters(1) };
+        let line = report(&Death { memory: Some(memory), ..death(killed()) }).death_line().unwrap();
+        line.split_once("out of memory: ").unwrap().1.to_owned()
+    };
+    insta::assert_snapshot!(line(OomScope::Own, 34 << 20), @"limit 30.0 MiB and 34.0 MiB for the sandbox, peak 64.0 MiB (memory.oom_control oom_kill=1). Give it more: -m 45m");
+    insta::assert_snapshot!(line(OomScope::Machine, 0), @"limit 64.0 MiB, peak 64.0 MiB (memory.oom_control oom_kill=1). It was the machine that had none left: run less on it, or limit what else runs there");
+    let above = OomScope::Above { cgroup: Some("/pods/a".into()), limit_bytes: Some(40 << 20) };
+    insta::assert_snapshot!(line(above, 0), @"limit 64.0 MiB, peak 64.0 MiB (memory.oom_control oom_kill=1). It was the limit of 40.0 MiB of a cgroup above it, /pods/a: raise that one");
+    insta::assert_snapshot!(line(OomScope::Above { cgroup: None, limit_bytes: None }, 0), @"limit 64.0 MiB, peak 64.0 MiB (memory.oom_control oom_kill=1). It was the limit of a cgroup above it: raise that one");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{AskedBy, Cause, Evidence, ExitReport, OomVictim, ProcessEnd};
-use crate::cgroup::MemoryCounters;
+use crate::cgroup::{MemoryCounters, OomScope};
 use crate::signal::Signal;
 
 impl ExitReport {
@@ -93,15 +93,33 @@ impl ExitReport {
             OomVictim::Helper => " (a helper of the sandbox was killed)",
             OomVictim::Child => " (a child process was killed; the container handed its code on)",
         };
+        let file = memory.file.file_name().unwrap_or_default().to_string_lossy();
+        let asked = memory.limit_bytes.map(|limit| limit.saturating_sub(memory.headroom_bytes));
+        let room = match memory.headroom_bytes {
+            0 => String::new(),
+            bytes => format!(" and {} for the sandbox", format_bytes(bytes)),
+        };
+        let more = || {
+            let size = asked.map_or_else(|| "SIZE".to_owned(), |limit| format!("{}m", (limit / 2 * 3) >> 20));
+            format!("Give it more: -m {size}")
+        };
+        let next = match &memory.scope {
+            None | Some(OomScope::Own) => more(),
+            Some(OomScope::Machine) => {
+                "It was the machine that had none left: run less on it, or limit what else runs there".into()
+            }
+            Some(OomScope::Above { cgroup, limit_bytes }) => {
+                let limit =
+                    limit_bytes.map_or_else(String::new, |bytes| format!(" of {}", format_bytes(bytes)));
+                let cgroup = cgroup.as_ref().map_or_else(String::new, |cgroup| format!(", {cgroup}"));
+                format!("It was the limit{limit} of a cgroup above it{cgroup}: raise that one")
+            }
+        };
         format!(
-            "out of memory{who}: limit {}, peak {} ({} oom_kill={}). Give it more: -m {}",
-            show(memory.limit_bytes),
+            "out of memory{who}: limit {}{room}, peak {} ({file} oom_kill={}). {next}",
+            show(asked),
             show(memory.peak_bytes),
-            memory.file.file_name().unwrap_or_default().to_string_lossy(),
             memory.oom_kill,
-            memory
-                .limit_bytes
-                .map_or_else(|| "SIZE".to_owned(), |limit| format!("{}m", (limit * 3 / 2) >> 20)),
         )
     }
 }

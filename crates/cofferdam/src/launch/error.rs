@@ -10,7 +10,7 @@ use crate::network::NetworkError;
 use crate::request::Refused;
 use crate::rootfs::{CommandError, RootfsError, UserError};
 use crate::runtime::{LocateError, RuntimeError};
-use crate::spec::PrepareError;
+use crate::spec::{PrepareError, RateError};
 use crate::state::StateError;
 use crate::supervise::StartError;
 
@@ -38,6 +38,9 @@ pub enum LaunchError {
     /// The specification cannot be made.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
+    /// The rate of a device cannot be limited.
+    #[error(transparent)]
+    Rate(#[from] RateError),
     /// The command cannot be executed.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -83,6 +86,7 @@ impl LaunchError {
             Self::Rootfs(error) => error,
             Self::User(error) => error,
             Self::Prepare(error) => error,
+            Self::Rate(error) => error,
             Self::Command(error) => error,
             Self::Network(error) => error,
             Self::State(error) => error,

@@ -135,12 +135,14 @@ impl Launcher {
         let (bundle, rootfs) = open_source(&plan.source)?;
         let user = plan.user.as_ref().map(|user| rootfs::resolve_user(&rootfs, user)).transpose()?;
         let init = plan.init.then(spec::init::find).transpose()?;
+        let rates = spec::resolve_rates(&plan.resources.device_rates)?;
         let spec = spec::prepare(Ingredients {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
             rootfs: rootfs.path(),
             user: user.as_ref(),
             init: init.as_deref(),
+            rates: &rates,
             host: &self.host,
             runtime: self.runtime.as_ref(),
         })?;
@@ -360,7 +362,10 @@ impl Launcher {
             rootfs: rootfs.clone(),
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
             network: spec.network.clone(),
-            limits: plan.limits,
+            limits: plan.limits.clone(),
+            memory_headroom_bytes: spec.memory_headroom_bytes,
+            memory_warn: plan.resources.memory_warn,
+            cpu_boost: plan.resources.cpu_boost,
             terminal: spec.view().terminal(),
             own_pid_namespace: spec.view().own_pid_namespace(),
             stopping: plan.stopping,

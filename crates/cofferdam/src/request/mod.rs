@@ -4,7 +4,9 @@
 //! later, by the steps that use them.
 
 mod health;
+mod limits;
 mod parse;
+mod resources;
 mod restart;
 mod validate;
 
@@ -15,8 +17,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe};
+pub use limits::{CPU_PERIOD_US, LimitRequest, Limits, MEMORY_FLOOR_BYTES};
+pub(crate) use limits::{list_of, parse_memory};
 pub(crate) use parse::check_destination;
 pub use parse::{MountRequest, NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
+pub use resources::{
+    CgroupManager, DeviceRate, HugepageLimit, MemoryThreshold, OomKill, ResourceRequest, Resources,
+};
 pub use restart::{RestartPolicy, Restarts, UnknownPolicy};
 pub use validate::validate;
 pub(crate) use validate::{check_cwd, check_env_entry, check_string};
@@ -28,14 +35,6 @@ use crate::signal::Signal;
 
 /// The longest single argument or environment entry that Linux accepts (`MAX_ARG_STRLEN`: 32 pages).
 pub const ARGUMENT_LIMIT_BYTES: usize = 128 * 1024;
-/// The least memory limit, in bytes: docker's own floor. Below it runc's init is killed before it can say why.
-pub const MEMORY_FLOOR_BYTES: u64 = 6 << 20;
-/// Period of the CPU quota, in microseconds: the kernel's default.
-pub const CPU_PERIOD_US: u64 = 100_000;
-/// The most processes that Linux counts (`PID_MAX_LIMIT`).
-const PIDS_LIMIT: i64 = 4 << 20;
-/// The least CPU quota that the kernel takes, in microseconds a period.
-const CPU_QUOTA_FLOOR_US: u64 = 1_000;
 /// Time between the stop signal and SIGKILL unless the caller says otherwise: docker's default.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
@@ -77,12 +76,11 @@ pub struct LaunchRequest {
     pub hostname: Option<String>,
     /// `SOURCE:DESTINATION[:ro]`, one a mount.
     pub mounts: Vec<String>,
-    /// Memory limit, such as `64m`.
-    pub memory: Option<String>,
-    /// How many CPUs' time it may use, such as `1.5`.
-    pub cpus: Option<f64>,
-    /// How many processes and threads it may have; -1 for no limit.
-    pub pids_limit: Option<i64>,
+    /// Limits that can be changed later.
+    pub limits: LimitRequest,
+    /// Further ones, and how they are enforced.
+    #[serde(default)]
+    pub resources: ResourceRequest,
     /// `none`, `host` or `ns:PATH`.
     pub network: Option<String>,
     /// Mount the root filesystem read-only.
@@ -102,8 +100,11 @@ pub struct LaunchRequest {
     pub terminal: bool,
     /// Keep seccomp under gVisor too.
     pub oci_seccomp: bool,
-    /// Cgroup below which the container's own is made.
+    /// Cgroup below which the container's own is made; with systemd, a slice.
     pub cgroup_parent: Option<String>,
+    /// Who makes it: `cgroupfs` or `systemd`; cgroupfs without it.
+    #[serde(default)]
+    pub cgroup_manager: Option<String>,
     /// End the container after this time, in milliseconds.
     pub timeout_ms: Option<u64>,
     /// End it this time after it was made, in milliseconds, however often it is started again.
@@ -154,9 +155,8 @@ impl LaunchRequest {
             user: None,
             hostname: None,
             mounts: vec![],
-            memory: None,
-            cpus: None,
-            pids_limit: None,
+            limits: LimitRequest::default(),
+            resources: ResourceRequest::default(),
             network: None,
             read_only: false,
             cap_add: vec![],
@@ -167,6 +167,7 @@ impl LaunchRequest {
             terminal: false,
             oci_seccomp: false,
             cgroup_parent: None,
+            cgroup_manager: None,
             timeout_ms: None,
             ttl_ms: None,
             idle_ms: None,
@@ -202,8 +203,10 @@ pub struct ContainerPlan {
     pub hostname: Option<String>,
     /// Mounts to add.
     pub mounts: Vec<MountRequest>,
-    /// Limits.
+    /// Limits that can be changed later.
     pub limits: Limits,
+    /// Further ones, and how they are enforced.
+    pub resources: Resources,
     /// Network; `None` leaves it to the bundle, and means none without a bundle.
     pub network: Option<NetworkMode>,
     /// Read-only root.
@@ -224,6 +227,8 @@ pub struct ContainerPlan {
     pub oci_seccomp: bool,
     /// Parent cgroup.
     pub cgroup_parent: Option<String>,
+    /// Who makes its cgroup.
+    pub cgroup_manager: CgroupManager,
     /// When and how it is stopped.
     pub stopping: Stopping,
     /// Forget it after its end.
@@ -238,52 +243,6 @@ pub struct ContainerPlan {
     pub log: Option<LogConfig>,
     /// Which journald gets it instead.
     pub journald: Option<JournaldConfig>,
-}
-
-/// Limits that a cgroup enforces.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Memory, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// CPU time, in microseconds a period of [`CPU_PERIOD_US`].
-    pub cpu_quota_us: Option<u64>,
-    /// Processes and threads; -1 for no limit.
-    pub pids: Option<i64>,
-}
-
-impl Limits {
-    /// Reads limits as a user writes them: memory such as `64m`, a number of CPUs such as `1.5`, a number of
-    /// processes or -1. What is `None` is not limited.
-    ///
-    /// # Errors
-    /// [`Refused`] names the first value that cannot be right.
-    pub fn parse(memory: Option<&str>, cpus: Option<f64>, pids: Option<i64>) -> Result<Self, Refused> {
-        let memory_bytes = memory.map(validate::parse_memory).transpose()?;
-        let cpu_quota_us = cpus.map(validate::cpu_quota).transpose()?;
-        if let Some(pids) = pids.filter(|pids| *pids != -1 && !(1..=PIDS_LIMIT).contains(pids)) {
-            return Err(Refused::new(
-                "--pids-limit",
-                format!("{pids} is not a number from 1 to {PIDS_LIMIT}, nor -1 for no limit"),
-            ));
-        }
-        Ok(Self { memory_bytes, cpu_quota_us, pids })
-    }
-
-    /// These limits, with those of `newer` in place of the ones that it has.
-    #[must_use]
-    pub fn overlaid_with(self, newer: &Self) -> Self {
-        Self {
-            memory_bytes: newer.memory_bytes.or(self.memory_bytes),
-            cpu_quota_us: newer.cpu_quota_us.or(self.cpu_quota_us),
-            pids: newer.pids.or(self.pids),
-        }
-    }
-
-    /// Whether nothing is limited.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// When and how a container is made to end.

@@ -49,24 +49,32 @@ fn working_directories_are_checked() {
     }
 }
 
+fn limited(change: impl FnOnce(&mut LimitRequest)) -> Result<ContainerPlan, Refused> {
+    let mut request = request();
+    change(&mut request.limits);
+    validate(request)
+}
+
 #[test]
 fn limits_are_checked() {
     for memory in ["", "x", "0", "1m", "-1", "1.m", "99999999999t", "1q", "1 0m"] {
-        assert!(validate(LaunchRequest { memory: Some(memory.into()), ..request() }).is_err(), "{memory:?}");
+        assert!(limited(|limits| limits.memory = Some(memory.into())).is_err(), "{memory:?}");
     }
     for cpus in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.001] {
-        assert!(validate(LaunchRequest { cpus: Some(cpus), ..request() }).is_err(), "{cpus}");
+        assert!(limited(|limits| limits.cpus = Some(cpus)).is_err(), "{cpus}");
     }
-    let plan = validate(LaunchRequest {
-        memory: Some("1.5g".into()),
-        cpus: Some(0.5),
-        pids_limit: Some(-1),
-        ..request()
-    })
-    .unwrap();
-    assert_eq!(plan.limits.memory_bytes, Some(3 << 29));
-    assert_eq!(plan.limits.cpu_quota_us, Some(50_000));
-    assert!(validate(LaunchRequest { pids_limit: Some(0), ..request() }).is_err());
+    let plan = limited(|limits| {
+        limits.memory = Some("1.5g".into());
+        limits.cpus = Some(0.5);
+        limits.pids_limit = Some(-1);
+    });
+    let limits = plan.unwrap().limits;
+    assert_eq!((limits.memory_bytes, limits.cpu_quota_us), (Some(3 << 29), Some(50_000)));
+    assert!(limited(|limits| limits.pids_limit = Some(0)).is_err());
+    for shares in [0, 1, 262_145] {
+        assert!(limited(|limits| limits.cpu_shares = Some(shares)).is_err(), "{shares}");
+    }
+    assert!(limited(|limits| limits.cpuset_cpus = Some("a".into())).is_err());
 }
 
 #[test]
@@ -144,7 +152,9 @@ fn unknown_capabilities_and_signals_are_refused() {
 
 #[test]
 fn a_request_survives_its_wire_form() {
-    let request = LaunchRequest { memory: Some("64m".into()), cpus: Some(1.5), ..request() };
+    let mut request = request();
+    request.limits.memory = Some("64m".into());
+    request.resources.cpu_boost_ms = Some(1500);
     let text = serde_json::to_string(&request).unwrap();
     assert_eq!(serde_json::from_str::<LaunchRequest>(&text).unwrap(), request);
 }

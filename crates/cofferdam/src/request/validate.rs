@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::parse::parse_size;
 use super::{
-    ARGUMENT_LIMIT_BYTES, CPU_PERIOD_US, CPU_QUOTA_FLOOR_US, ContainerPlan, DEFAULT_GRACE,
-    DEFAULT_KEEP_REPORT, HealthCheck, LaunchRequest, Limits, LogRequest, MEMORY_FLOOR_BYTES, MountRequest,
-    NetworkMode, Refused, RestartPolicy, Source, Stopping, Ulimit, UnknownPolicy, UserSpec,
+    ARGUMENT_LIMIT_BYTES, CgroupManager, ContainerPlan, DEFAULT_GRACE, DEFAULT_KEEP_REPORT, HealthCheck,
+    LaunchRequest, Limits, LogRequest, MountRequest, NetworkMode, Refused, Resources, RestartPolicy, Source,
+    Stopping, Ulimit, UnknownPolicy, UserSpec,
 };
 use crate::id::{ContainerId, InvalidId, quote};
 use crate::logs::{JournaldConfig, LogConfig, OnFull, UnknownFormat};
@@ -30,6 +30,9 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     }
     let name = request.name.as_deref().map(str::parse).transpose();
     let user = request.user.as_deref().map(UserSpec::parse).transpose();
+    let manager: CgroupManager =
+        request.cgroup_manager.as_deref().map(str::parse).transpose()?.unwrap_or_default();
+    let limits = Limits::parse(&request.limits)?;
     let network = request.network.as_deref().map(NetworkMode::parse).transpose();
     Ok(ContainerPlan {
         id: ContainerId::generate(),
@@ -40,7 +43,8 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         ulimits: each("--ulimit", &request.ulimits, Ulimit::parse)?,
         cap_add: each("--cap-add", &request.cap_add, parse_capability)?,
         cap_drop: each("--cap-drop", &request.cap_drop, parse_capability)?,
-        limits: Limits::parse(request.memory.as_deref(), request.cpus, request.pids_limit)?,
+        resources: Resources::parse(&request.resources, &limits)?,
+        limits,
         stopping: stopping(&request)?,
         restart: restart(&request)?,
         health: request.health.as_ref().map(HealthCheck::parse).transpose()?,
@@ -56,7 +60,8 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         init: request.init,
         terminal: request.terminal,
         oci_seccomp: request.oci_seccomp,
-        cgroup_parent: request.cgroup_parent.map(check_cgroup_parent).transpose()?,
+        cgroup_parent: request.cgroup_parent.map(|parent| manager.check_parent(parent)).transpose()?,
+        cgroup_manager: manager,
         keep_report: request.keep_report_ms.map_or(DEFAULT_KEEP_REPORT, Duration::from_millis),
         remove: request.remove,
     })
@@ -139,43 +144,6 @@ fn check_hostname(hostname: &str) -> Result<(), Refused> {
         ));
     }
     Ok(())
-}
-
-fn check_cgroup_parent(parent: String) -> Result<String, Refused> {
-    let odd = parent.contains('\0') || parent.split('/').any(|part| part == "..");
-    if odd || !parent.starts_with('/') {
-        return Err(Refused::new(
-            "--cgroup-parent",
-            format!("{} is not an absolute path of a cgroup without `..`", quote(&parent)),
-        ));
-    }
-    Ok(parent)
-}
-
-pub(super) fn parse_memory(text: &str) -> Result<u64, Refused> {
-    let bytes = parse_size(text).map_err(|why| Refused::new("--memory", why))?;
-    if bytes < MEMORY_FLOOR_BYTES {
-        let why = format!("{bytes} bytes is too little to start a process in: give at least 6m");
-        return Err(Refused::new("--memory", why));
-    }
-    Ok(bytes)
-}
-
-pub(super) fn cpu_quota(cpus: f64) -> Result<u64, Refused> {
-    const MOST: f64 = 65536.0;
-    if !(cpus > 0.0 && cpus <= MOST) {
-        return Err(Refused::new(
-            "--cpus",
-            format!("{cpus:e} is not a number of CPUs above 0 and up to {MOST}"),
-        ));
-    }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in 0..=MOST")]
-    #[expect(clippy::cast_precision_loss, reason = "the period is a small constant")]
-    let quota = (cpus * CPU_PERIOD_US as f64).round() as u64;
-    if quota < CPU_QUOTA_FLOOR_US {
-        return Err(Refused::new("--cpus", format!("{cpus} is less than the kernel's least of 0.01")));
-    }
-    Ok(quota)
 }
 
 /// The least size of a log's file, in bytes: below it, files would be renamed all the time.

@@ -14,8 +14,9 @@ use super::{
 use crate::error::Code;
 use crate::exit::ProcessEnd;
 use crate::process::{self, Completed, Invocation, Streams};
-use crate::request::{CPU_PERIOD_US, Limits};
+use crate::request::Limits;
 use crate::signal::Signal;
+use crate::spec::SpecEditor;
 
 /// A runtime's binary with its configuration.
 #[derive(Debug)]
@@ -166,17 +167,11 @@ impl Binary {
     ) -> Result<(), RuntimeError> {
         self.need_command("update", (self.features.kind == RuntimeKind::Runsc).then_some("20260202"))?;
         let file = scratch.join("resources.json");
-        let mut resources = json!({});
-        if let Some(bytes) = limits.memory_bytes {
-            resources["memory"]["limit"] = bytes.into();
+        let mut resources = SpecEditor::new(json!({}));
+        for (path, value, option) in limits.resources() {
+            resources.set(path, value, option);
         }
-        if let Some(quota) = limits.cpu_quota_us {
-            resources["cpu"] = json!({ "quota": quota, "period": CPU_PERIOD_US });
-        }
-        if let Some(pids) = limits.pids {
-            resources["pids"]["limit"] = pids.into();
-        }
-        let text = resources.to_string();
+        let text = resources.value().to_string();
         crate::state::write_atomically(&file, |out| out.write_all(text.as_bytes()))
             .map_err(|source| RuntimeError::File { path: file.clone(), source })?;
         let mut call = Call::new("update", target, ["--resources"]);

@@ -42,7 +42,7 @@ pub use version::{RuntimeVersion, parse_version};
 
 use crate::host::HostFacts;
 use crate::id::ContainerId;
-use crate::request::ContainerPlan;
+use crate::request::{ContainerPlan, MEMORY_FLOOR_BYTES};
 use crate::signal::Signal;
 use crate::spec::{NetworkChoice, PrepareError, SpecEditor};
 
@@ -174,6 +174,16 @@ pub trait Runtime: fmt::Debug + Send + Sync {
 
     /// Whether the container's pid is a sandbox's, which reports a guest's signal as exit code 128+n.
     fn is_sandbox(&self) -> bool;
+
+    /// The least limit of memory under which it can make a container, in bytes.
+    fn memory_floor(&self) -> u64 {
+        MEMORY_FLOOR_BYTES
+    }
+
+    /// What it needs of a container's memory itself, in bytes, on top of what the container is to have.
+    fn memory_headroom(&self, _limit: u64) -> u64 {
+        0
+    }
 
     /// Whether all that it keeps of a container after an orderly end are directories that carry the id: in its state
     /// root, and the cgroups. Where it does, `delete` need not be called for a container without poststop hooks.

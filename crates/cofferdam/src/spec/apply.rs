@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{ResolvedUser, SpecEditor, capability};
-use crate::request::{CPU_PERIOD_US, ContainerPlan};
+use crate::request::ContainerPlan;
 
 /// Puts the plan's wishes in. What the plan leaves open stays as it is.
 pub(super) fn apply(editor: &mut SpecEditor, plan: &ContainerPlan, user: Option<&ResolvedUser>) {
@@ -27,7 +27,6 @@ pub(super) fn apply(editor: &mut SpecEditor, plan: &ContainerPlan, user: Option<
     }
     apply_terminal(editor, plan.terminal);
     apply_mounts(editor, plan);
-    apply_limits(editor, plan);
     apply_ulimits(editor, plan);
     if super::is_bundle(plan) {
         apply_capabilities(editor, plan);
@@ -101,19 +100,6 @@ pub(super) fn make_sources_absolute(editor: &mut SpecEditor, bundle: &Path) {
         };
         let absolute = bundle.join(source).to_string_lossy().into_owned();
         editor.set(&format!("/mounts/{index}/source"), absolute, "relative to the given bundle");
-    }
-}
-
-fn apply_limits(editor: &mut SpecEditor, plan: &ContainerPlan) {
-    if let Some(bytes) = plan.limits.memory_bytes {
-        editor.set("/linux/resources/memory/limit", bytes, "--memory");
-    }
-    if let Some(quota) = plan.limits.cpu_quota_us {
-        editor.set("/linux/resources/cpu/quota", quota, "--cpus");
-        editor.set("/linux/resources/cpu/period", CPU_PERIOD_US, "--cpus");
-    }
-    if let Some(pids) = plan.limits.pids {
-        editor.set("/linux/resources/pids/limit", pids, "--pids-limit");
     }
 }
 

@@ -13,6 +13,7 @@ mod edit;
 mod host_limits;
 pub(crate) mod init;
 mod network;
+mod resources;
 mod seccomp;
 mod view;
 
@@ -24,12 +25,14 @@ use serde_json::Value;
 pub use check::check as check_config;
 pub use edit::{Edit, EditAction, SpecEditor};
 pub use network::NetworkChoice;
+pub use resources::{RateError, ResolvedRate, resolve_rates};
+pub(crate) use resources::{check_floor, write_limits};
 pub use view::SpecView;
 
 use crate::cgroup::CgroupPath;
 use crate::error::{Code, Diagnose};
 use crate::host::HostFacts;
-use crate::request::{ContainerPlan, NetworkMode, Refused, Source};
+use crate::request::{CgroupManager, ContainerPlan, NetworkMode, Refused, Source};
 use crate::runtime::{Lacks, Runtime, RuntimeFlags};
 
 /// A user as the root filesystem knows it.
@@ -58,6 +61,8 @@ pub struct Ingredients<'a> {
     pub user: Option<&'a ResolvedUser>,
     /// The init that is to run before the command, where one was asked for.
     pub init: Option<&'a Path>,
+    /// The devices whose rates are limited, looked up on the host.
+    pub rates: &'a [ResolvedRate],
     /// The host.
     pub host: &'a HostFacts,
     /// The runtime that is to run it.
@@ -77,6 +82,8 @@ pub struct PreparedSpec {
     pub network: NetworkMode,
     /// Its cgroup; `None` where cgroups are not used.
     pub cgroup: Option<CgroupPath>,
+    /// What its cgroup may have on top of the limit of memory, for a sandbox's own needs.
+    pub memory_headroom_bytes: u64,
     /// Flags of the runtime that this container needs at every call.
     pub flags: RuntimeFlags,
 }
@@ -148,7 +155,7 @@ impl PreparedSpec {
 /// # Errors
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
-    let Ingredients { plan, bundle, rootfs, user, init, host, runtime } = ingredients;
+    let Ingredients { plan, bundle, rootfs, user, init, rates, host, runtime } = ingredients;
     let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
@@ -163,53 +170,20 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
         init::apply(&mut editor, init);
     }
     host_limits::clamp(&mut editor, host);
-    let cgroup = place_in_cgroup(&mut editor, plan, host)?;
-    let flags = runtime.prepare(&mut editor, &network, plan, host)?;
+    resources::apply(&mut editor, plan, rates, host, runtime)?;
+    let memory_headroom_bytes = resources::leave_room(&editor, runtime)?;
+    let cgroup = resources::place(&mut editor, plan, host)?;
+    let mut flags = runtime.prepare(&mut editor, &network, plan, host)?;
+    if plan.cgroup_manager == CgroupManager::Systemd {
+        flags.0.push("--systemd-cgroup".into());
+    }
     let (value, edits, warnings) = editor.finish();
-    Ok(PreparedSpec { value, edits, warnings, network: network.mode, cgroup, flags })
+    Ok(PreparedSpec { value, edits, warnings, network: network.mode, cgroup, memory_headroom_bytes, flags })
 }
 
 /// Whether the plan's source is a bundle.
 pub(crate) fn is_bundle(plan: &ContainerPlan) -> bool {
     matches!(plan.source, Source::Bundle { .. })
-}
-
-/// Gives the container a cgroup of its own, or makes sure that nothing was asked for that needs one.
-fn place_in_cgroup(
-    editor: &mut SpecEditor,
-    plan: &ContainerPlan,
-    host: &HostFacts,
-) -> Result<Option<CgroupPath>, PrepareError> {
-    let wanted = [
-        ("memory", "memory", "/linux/resources/memory/limit"),
-        ("CPU time", "cpu", "/linux/resources/cpu/quota"),
-        ("processes", "pids", "/linux/resources/pids/limit"),
-    ];
-    for (what, controller, path) in wanted {
-        let limit = editor.get(path).and_then(serde_json::Value::as_i64);
-        if limit.is_none_or(|limit| limit <= 0) {
-            continue;
-        }
-        if !host.cgroups.writable {
-            let why = "this process may not make cgroups here".to_owned();
-            return Err(PrepareError::CgroupUnavailable { what, why });
-        }
-        if !host.cgroups.has(controller) {
-            let why = format!("the controller `{controller}` is not there on this host");
-            return Err(PrepareError::CgroupUnavailable { what, why });
-        }
-    }
-    if !host.cgroups.writable {
-        editor.remove("/linux/cgroupsPath", "cgroups cannot be made here");
-        return Ok(None);
-    }
-    let path = CgroupPath::of_container(&plan.id, plan.cgroup_parent.as_deref());
-    editor.set(
-        "/linux/cgroupsPath",
-        path.as_str(),
-        "a cgroup of its own, named after the id: its counters tell how the container ended",
-    );
-    Ok(Some(path))
 }
 
 #[cfg(test)]

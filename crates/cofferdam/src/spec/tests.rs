@@ -31,15 +31,15 @@ fn runtime_with(kind: RuntimeKind, flags: &[&str], kernel: KernelFacts) -> Arc<d
     driver(config, features)
 }
 
-fn runc() -> Arc<dyn Runtime> {
+pub(super) fn runc() -> Arc<dyn Runtime> {
     runtime_with(RuntimeKind::Runc, &[], KernelFacts::default())
 }
 
-fn runsc() -> Arc<dyn Runtime> {
+pub(super) fn runsc() -> Arc<dyn Runtime> {
     runtime_with(RuntimeKind::Runsc, &["nvproxy", "overlay2", "oci-seccomp"], KernelFacts::default())
 }
 
-fn host() -> HostFacts {
+pub(super) fn host() -> HostFacts {
     let mut cgroups: Cgroups = serde_json::from_value(json!({
         "layout": "v2", "writable": true, "controllers": ["cpu", "memory", "pids"],
         "v1": {}, "v2": ["/sys/fs/cgroup", ["cpu", "memory", "pids"]],
@@ -57,6 +57,7 @@ fn host() -> HostFacts {
         may_raise_limits: false,
         oom_score_adj: 0,
         foreign_binaries: false,
+        systemd: false,
         overlay: true,
     }
 }
@@ -82,7 +83,7 @@ fn bundle() -> Value {
     })
 }
 
-fn plan(change: impl FnOnce(&mut LaunchRequest)) -> ContainerPlan {
+pub(super) fn plan(change: impl FnOnce(&mut LaunchRequest)) -> ContainerPlan {
     let mut request = LaunchRequest::new(Source::Bundle { path: "/b".into() });
     change(&mut request);
     let mut plan = validate(request).unwrap();
@@ -95,17 +96,33 @@ fn prepare_for(
     bundle: Option<&Value>,
     plan: &ContainerPlan,
 ) -> Result<PreparedSpec, PrepareError> {
-    let host = host();
-    let rootfs = Path::new("/b/rootfs");
-    let bundle = bundle.map(|config| (Path::new("/b"), config));
+    prepare_with(runtime.as_ref(), bundle, plan, &host())
+}
+
+/// Prepares a bundle on a host.
+pub(super) fn prepare_on(
+    runtime: &dyn Runtime,
+    host: &HostFacts,
+    plan: &ContainerPlan,
+) -> Result<PreparedSpec, PrepareError> {
+    prepare_with(runtime, Some(&bundle()), plan, host)
+}
+
+fn prepare_with(
+    runtime: &dyn Runtime,
+    bundle: Option<&Value>,
+    plan: &ContainerPlan,
+    host: &HostFacts,
+) -> Result<PreparedSpec, PrepareError> {
     prepare(Ingredients {
         plan,
-        bundle,
-        rootfs,
+        bundle: bundle.map(|config| (Path::new("/b"), config)),
+        rootfs: Path::new("/b/rootfs"),
         user: None,
         init: None,
-        host: &host,
-        runtime: runtime.as_ref(),
+        rates: &[],
+        host,
+        runtime,
     })
 }
 
@@ -153,9 +170,9 @@ fn everything_that_a_request_can_ask_for() {
         request.cwd = Some("/tmp".into());
         request.hostname = Some("h".into());
         request.mounts = vec!["/data:/data:ro".into()];
-        request.memory = Some("64m".into());
-        request.cpus = Some(0.5);
-        request.pids_limit = Some(10);
+        request.limits.memory = Some("64m".into());
+        request.limits.cpus = Some(0.5);
+        request.limits.pids_limit = Some(10);
         request.network = Some("host".into());
         request.read_only = true;
         request.cap_add = vec!["CHOWN".into()];
@@ -240,24 +257,12 @@ fn a_flag_that_the_binary_lacks_is_never_passed() {
 
 #[test]
 fn a_limit_that_cannot_be_enforced_is_refused() {
-    let limited = plan(|request| request.memory = Some("64m".into()));
+    let limited = plan(|request| request.limits.memory = Some("64m".into()));
     let mut host = host();
     host.cgroups.writable = false;
-    let rootfs = Path::new("/b/rootfs");
-    let (bundle, runtime) = (bundle(), runc());
-    let mut ingredients = Ingredients {
-        plan: &limited,
-        bundle: Some((Path::new("/b"), &bundle)),
-        rootfs,
-        user: None,
-        init: None,
-        host: &host,
-        runtime: runtime.as_ref(),
-    };
-    assert_eq!(prepare(ingredients).unwrap_err().code(), Code::CgroupUnavailable);
-    let free = plan(|_| {});
-    ingredients.plan = &free;
-    let spec = prepare(ingredients).unwrap();
+    let refused = prepare_on(runc().as_ref(), &host, &limited).unwrap_err();
+    assert_eq!(refused.code(), Code::CgroupUnavailable);
+    let spec = prepare_on(runc().as_ref(), &host, &plan(|_| {})).unwrap();
     assert_eq!((spec.cgroup, spec.flags.0), (None, vec!["--rootless".to_owned(), "true".to_owned()]));
 }
 
@@ -323,17 +328,17 @@ proptest! {
             let plan = plan(|request| {
                 request.env = vec!["A=1".into()];
                 request.network = Some("none".into());
-                request.memory = Some("64m".into());
+                request.limits.memory = Some("64m".into());
             });
             let _ = prepare_for(&runtime, Some(&bundle), &plan);
         }
     }
 
     #[test]
-    fn preparing_twice_gives_the_same(memory in 6..1000_u64, pids in 1..1000_i64) {
+    fn preparing_twice_gives_the_same(memory in 24..1000_u64, pids in 1..1000_i64) {
         let plan = plan(|request| {
-            request.memory = Some(format!("{memory}m"));
-            request.pids_limit = Some(pids);
+            request.limits.memory = Some(format!("{memory}m"));
+            request.limits.pids_limit = Some(pids);
         });
         let once = prepare_for(&runsc(), Some(&bundle()), &plan).unwrap();
         let again = prepare_for(&runsc(), Some(&once.value), &plan).unwrap();

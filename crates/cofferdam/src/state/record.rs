@@ -17,7 +17,9 @@ use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::logs::{JournaldConfig, LogConfig};
-use crate::request::{HealthCheck, Limits, NetworkMode, OnUnhealthy, Restarts, Source, StdioFiles, Stopping};
+use crate::request::{
+    HealthCheck, Limits, MemoryThreshold, NetworkMode, OnUnhealthy, Restarts, Source, StdioFiles, Stopping,
+};
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
 /// Version of the record's format.
@@ -53,6 +55,11 @@ impl ProcessId {
         let is_it = |stat: &crate::proc::Stat| stat.start_time == self.start_time;
         self.boot_id == boot_id
             && crate::proc::stat(self.pid).filter(is_it).is_some_and(|stat| stat.is_stopped())
+    }
+
+    /// When it began, in microseconds after boot.
+    pub(crate) const fn began_us(&self) -> u64 {
+        self.start_time.saturating_mul(crate::proc::TICK_US)
     }
 
     /// Whether this very process is alive.
@@ -98,6 +105,19 @@ pub struct Record {
     pub network: NetworkMode,
     /// Its limits.
     pub limits: Limits,
+    /// What its cgroup may have on top of the limit of memory, for a sandbox's own needs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub memory_headroom_bytes: u64,
+    /// When it is told that its memory gets short.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_warn: Option<MemoryThreshold>,
+    /// For how long after each start its CPU quota does not hold yet.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "jiff::fmt::serde::unsigned_duration::friendly::compact::optional"
+    )]
+    pub cpu_boost: Option<Duration>,
     /// Whether it has a terminal.
     pub terminal: bool,
     /// Whether it has a pid namespace of its own.

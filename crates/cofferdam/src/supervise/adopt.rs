@@ -113,8 +113,9 @@ impl Supervisor {
         let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps = Pumps::start(ours, stdio, kept.terminal, &outputs)
             .map_err(supervision("no threads for its streams"))?;
-        let oom = self.watch_memory();
-        Ok(Made { init, gofer, pumps, terminal: None, oom })
+        self.keep_counters();
+        let (oom, warning) = (self.watch_memory(), self.watch_usage());
+        Ok(Made { init, gofer, pumps, terminal: None, oom, warning })
     }
 
     fn become_supervisor(&mut self) -> Result<(), StartError> {

@@ -11,7 +11,6 @@ use tokio::net::UnixListener;
 use super::error::{StartError, supervision};
 use super::stdio::OurEnds;
 use crate::keeper::receive;
-use crate::runtime::RuntimeError;
 
 /// How long a runtime that has succeeded may take to have sent the terminal.
 const TERMINAL_LIMIT: Duration = Duration::from_secs(2);
@@ -47,12 +46,15 @@ impl ConsoleSocket {
 /// Runs the call of a runtime that makes a process, and takes the terminal that the runtime sends meanwhile.
 ///
 /// The streams are the process's own, so what the runtime says when it fails is read from there.
-pub(crate) async fn with_terminal(
-    call: impl Future<Output = Result<i32, RuntimeError>>,
+pub(crate) async fn with_terminal<E: Into<StartError>>(
+    call: impl Future<Output = Result<i32, E>>,
     console: Option<&ConsoleSocket>,
     ours: &OurEnds,
 ) -> Result<(i32, Option<OwnedFd>), StartError> {
-    let told = |error: RuntimeError| StartError::Runtime(error.with_words(|| ours.error_text()));
+    let told = |error: E| match error.into() {
+        StartError::Runtime(error) => StartError::Runtime(error.with_words(|| ours.error_text())),
+        other => other,
+    };
     let Some(console) = console else { return Ok((call.await.map_err(told)?, None)) };
     let lost = supervision("the runtime sent no terminal");
     let receive = console.receive();

@@ -100,7 +100,7 @@ impl Supervisor {
             self.remains().end_processes(true, &mut cleanup).await;
         }
         self.remains().end_children(self.reaper, &mut cleanup).await;
-        let counters = self.remains().read_counters();
+        let counters = self.last_counters();
         let (mut cause, mut asked_by, mut evidence) = match death {
             Some(mut death) => {
                 complete(&mut death, &counters, self.record.process.as_ref());

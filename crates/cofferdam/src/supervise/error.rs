@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::cgroup::MemoryCounters;
+use crate::cgroup::{CgroupPath, LimitError, MemoryCounters};
 use crate::error::{Code, Diagnose};
 use crate::exit::format_bytes;
 use crate::fault::Fault;
@@ -30,6 +30,20 @@ pub enum StartError {
         #[source]
         source: RuntimeError,
     },
+    /// The runtime has put it elsewhere than it was told to.
+    #[error(
+        "its process is in the cgroup {}, and was to be in {}: its limits and its end could not be told",
+        .found.as_str(), .wanted.as_str()
+    )]
+    Elsewhere {
+        /// Where it was to be.
+        wanted: CgroupPath,
+        /// Where it is.
+        found: CgroupPath,
+    },
+    /// Its limits could not be set.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// The kernel refused something that supervision needs.
     #[error("the container cannot be supervised: {what}")]
     Supervision {
@@ -64,6 +78,8 @@ impl Diagnose for StartError {
         match self {
             Self::Runtime(error) => error.code(),
             Self::OutOfMemory { .. } => Code::OutOfMemoryAtStart,
+            Self::Elsewhere { .. } => Code::CgroupUnavailable,
+            Self::Limit(error) => error.code(),
             Self::Supervision { .. } | Self::Fault(_) => Code::Internal,
             Self::Journald { .. } => Code::JournaldUnreachable,
             Self::State(error) => error.code(),
@@ -83,6 +99,10 @@ impl Diagnose for StartError {
             }
             Self::State(error) => error.next_step(),
             Self::Supervision { source, .. } => next_of(source).map(str::to_owned),
+            Self::Limit(error) => error.next_step(),
+            Self::Elsewhere { .. } => Some(
+                "look whether something moves processes between cgroups here; `cofferdam doctor` shows the layout".into(),
+            ),
             Self::Cancelled | Self::Fault(_) => None,
         }
     }

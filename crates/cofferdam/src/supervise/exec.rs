@@ -72,6 +72,7 @@ impl ExecEnd {
             sent: vec![],
             timed_out: None,
             memory: None,
+            kernel_line: None,
             oom_line: None,
             helper: None,
         });
@@ -372,6 +373,7 @@ impl Executing {
             timed_out: self.timed_out,
             // The counter is the whole container's: it cannot tell which process was killed.
             memory: None,
+            kernel_line: None,
             oom_line: None,
             helper: None,
         }

@@ -59,6 +59,8 @@ impl Supervisor {
         let limit = self.record.stopping.timeout;
         self.limits.run =
             self.record.started.zip(limit).and_then(|(started, limit)| Some((left(limit, started)?, limit)));
+        let boost = self.record.started.zip(self.record.cpu_boost);
+        self.quota_at = boost.and_then(|(started, boost)| left(boost, started));
     }
 }
 

@@ -14,6 +14,7 @@
 mod activity;
 mod adopt;
 pub(crate) mod attach;
+mod cgroup;
 pub(crate) mod console;
 pub mod control;
 mod end;

@@ -10,6 +10,7 @@ use super::control::{Answer, Command, Request, Until, WAITING_LIMIT};
 use super::supervisor::{Made, Supervisor};
 use super::update::change_limits;
 use crate::bundle::read_config;
+use crate::cgroup::CgroupPath;
 use crate::error::{Code, Failure};
 use crate::event::Happening;
 use crate::exit::{AskedBy, SentSignal};
@@ -152,9 +153,13 @@ impl Supervisor {
     pub(super) async fn update(&mut self, limits: &Limits) -> Result<(), Failure> {
         self.check(Verb::Update)?;
         let runtime = (self.runtime.as_ref(), self.target.target());
-        let cgroup = (&self.host.cgroups, self.record.cgroup.as_ref());
-        let limits = change_limits(runtime, self.container.path(), cgroup, limits).await?;
-        self.record.limits = self.record.limits.overlaid_with(&limits);
+        let limits = change_limits(runtime, &self.host, &self.container, &mut self.record, limits).await?;
+        if limits.cpu_quota_us.is_some() {
+            self.quota_at = None;
+        }
+        // systemd writes the memory files of a scope anew whatever is changed.
+        let is_scope = self.record.cgroup.as_ref().is_some_and(CgroupPath::is_scope);
+        self.memory_limit_has_changed |= limits.memory_bytes.is_some() || is_scope;
         self.note(self.record.status);
         self.tell(Happening::Update { limits });
         Ok(())

@@ -26,7 +26,7 @@ use super::remains::{Remains, clear_away, forget};
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
 use super::streams::{copies, outlast};
 use super::target::OwnedTarget;
-use crate::cgroup::OomWatch;
+use crate::cgroup::{MemoryCounters, OomWatch, UsageWatch};
 use crate::error::Failure;
 use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
@@ -40,7 +40,7 @@ use crate::runtime::{Clearing, ContainerStdio, CreateCall, Runtime, RuntimeError
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
 
 /// How long after a record could not be written it is tried again.
-const NOTE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const NOTE_PAUSE: Duration = Duration::from_secs(1);
 /// Events that wait for room on the disk at most. The end of the container is not among them: it always waits.
 const UNTOLD_LIMIT: usize = 1024;
 
@@ -102,6 +102,12 @@ pub(crate) struct Supervisor {
     pub(super) start_failure: Option<Failure>,
     pub(super) kill_at: Option<(Instant, AskedBy)>,
     pub(super) limits: TimeLimits,
+    /// What its cgroup had counted when it was looked at last.
+    pub(super) counted: Option<MemoryCounters>,
+    /// When the CPU quota is to hold.
+    pub(super) quota_at: Option<Instant>,
+    /// Whether what watches the usage of memory is to begin anew.
+    pub(super) memory_limit_has_changed: bool,
     /// When the record is written again, which could not be.
     pub(super) note_at: Option<Instant>,
     /// The probes of its health, while it runs and if there are any.
@@ -123,6 +129,8 @@ pub(super) struct Made {
     pub(super) terminal: Option<OwnedFd>,
     /// Tells of out-of-memory kills.
     pub(super) oom: Option<OomWatch>,
+    /// Tells that memory gets short.
+    pub(super) warning: Option<UsageWatch>,
 }
 
 impl Supervisor {
@@ -189,6 +197,9 @@ impl Supervisor {
             start_failure: None,
             kill_at: None,
             limits: TimeLimits::default(),
+            counted: None,
+            quota_at: None,
+            memory_limit_has_changed: false,
             note_at: None,
             probing: None,
             untold: vec![],
@@ -226,7 +237,6 @@ impl Supervisor {
             None
         };
         let (bundle, pid_file) = (self.container.bundle(), self.container.pid_file());
-        let runtime = Arc::clone(&self.runtime);
         let call = CreateCall {
             target: self.target.target(),
             bundle: &bundle,
@@ -234,15 +244,11 @@ impl Supervisor {
             console_socket: console.as_ref().map(ConsoleSocket::path),
             stdio: theirs,
         };
-        let call = async {
-            match mode {
-                Mode::Create => runtime.create(call).await,
-                Mode::Run => runtime.run(call).await,
-            }
-        };
+        let call = self.make_by_runtime(call, mode);
         let (pid, master) = with_terminal(call, console.as_ref(), &ours).await?;
         fault::reached("launch.made")?;
         let init = self.claim(pid)?;
+        self.check_place(pid)?;
         let gofer = if self.record.sandboxed { self.claim_gofer() } else { None };
         // One that is dead already may have lost its pid to another.
         self.record.process = init.pidfd.as_ref().and_then(|_| ProcessId::of(pid, &self.host.boot_id));
@@ -260,8 +266,9 @@ impl Supervisor {
         let outputs = Outputs { log, journald, journal, outlasts: self.is_outlasted(), hub: Arc::clone(hub) };
         let pumps =
             Pumps::start(ours, stdio, master, &outputs).map_err(supervision("no threads for its streams"))?;
-        let oom = self.watch_memory();
-        Ok(Made { init, gofer, pumps, terminal, oom })
+        self.keep_counters();
+        let (oom, warning) = (self.watch_memory(), self.watch_usage());
+        Ok(Made { init, gofer, pumps, terminal, oom, warning })
     }
 
     /// Makes the container's pipes, which outlast this process if it is in the background.

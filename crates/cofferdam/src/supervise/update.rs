@@ -1,35 +1,91 @@
 //! Changing the limits of a container that runs.
 
-use std::path::Path;
-
-use crate::cgroup::{CgroupPath, Cgroups, limits};
-use crate::error::Failure;
+use crate::cgroup::limits;
+use crate::error::{Code, Failure};
+use crate::host::HostFacts;
 use crate::request::Limits;
 use crate::runtime::{Runtime, RuntimeError, Target};
+use crate::spec::{check_floor, write_limits};
+use crate::state::{ContainerDir, Record};
 
-/// Changes limits, and gives those that hold now, as the kernel has them.
+/// Changes limits, here and for the runs to come, and gives those that hold now, as the kernel has them.
 ///
 /// The runtime does it, which writes it down for itself. What it does not do is written into the cgroup, where the limits
 /// are: runsc before 20260202 has no such command, and that of September 2026 passes over a limit of -1.
 pub(crate) async fn change_limits(
     (runtime, target): (&dyn Runtime, Target<'_>),
-    scratch: &Path,
-    (cgroups, cgroup): (&Cgroups, Option<&CgroupPath>),
+    host: &HostFacts,
+    container: &ContainerDir,
+    record: &mut Record,
     wanted: &Limits,
 ) -> Result<Limits, Failure> {
-    let Some(cgroup) = cgroup else {
-        let changed = runtime.update(target, wanted, scratch).await;
-        return changed.map(|()| *wanted).map_err(|error| Failure::of(&error));
-    };
-    let holds = match runtime.update(target, wanted, scratch).await {
-        Ok(()) => limits::verify(cgroups, cgroup, wanted).ok(),
-        Err(RuntimeError::Lacks(_)) => None,
-        Err(error) => return Err(Failure::of(&error)),
-    };
-    match holds {
-        Some(limits) => Ok(limits),
-        None => limits::write(cgroups, cgroup, wanted)
-            .and_then(|()| limits::verify(cgroups, cgroup, wanted))
-            .map_err(|error| Failure::of(&error)),
+    let refused = |error| Failure::of(&error);
+    let mut wanted = wanted.as_change_of(&record.limits).map_err(refused)?;
+    if host.cgroups.counts_swap {
+        wanted = wanted.with_default_swap();
+    } else if wanted.memory_swap_bytes.is_some() {
+        return Err(Failure {
+            code: Code::CgroupUnavailable,
+            what: "swap cannot be limited: this kernel does not count it".into(),
+            why: vec![],
+            next: None,
+        });
     }
+    let mut headroom = record.memory_headroom_bytes;
+    if let Some(limit) = wanted.memory_bytes {
+        check_floor(limit, runtime).map_err(refused)?;
+        headroom = runtime.memory_headroom(limit);
+    }
+    for (file, list) in [("cpuset.cpus", &wanted.cpuset_cpus), ("cpuset.mems", &wanted.cpuset_mems)] {
+        let checked = list.as_ref().map_or(Ok(()), |list| host.cgroups.check_cpuset(file, list));
+        checked.map_err(|why| refused(crate::request::Refused::new(file, why)))?;
+    }
+    change_in_cgroup((runtime, target), host, container, record, wanted.clone().with_more_memory(headroom))
+        .await?;
+    // In whole pages, as the kernel has it; the headroom is no part of what was asked for.
+    let wanted = limits::in_pages(&wanted, host.cgroups.has_memory_on_v2());
+    record.limits = record.limits.overlaid_with(&wanted);
+    record.memory_headroom_bytes = headroom;
+    let mut lasting = record.limits.clone();
+    if record.cpu_boost.is_some() {
+        lasting.cpu_quota_us = None;
+    }
+    write_limits(&container.bundle(), &lasting)
+        .unwrap_or_else(|error| tracing::warn!(%error, "the next run will have the limits of before"));
+    Ok(wanted)
+}
+
+async fn change_in_cgroup(
+    (runtime, target): (&dyn Runtime, Target<'_>),
+    host: &HostFacts,
+    container: &ContainerDir,
+    record: &Record,
+    wanted: Limits,
+) -> Result<(), Failure> {
+    let Some(cgroup) = &record.cgroup else {
+        let changed = runtime.update(target, &wanted, container.path()).await;
+        return changed.map_err(|error| Failure::of(&error));
+    };
+    let group = limits::read_oom_group(&host.cgroups, cgroup);
+    let changed = runtime.update(target, &wanted, container.path()).await;
+    let mut wanted = wanted;
+    if cgroup.is_scope() {
+        // systemd has written the memory files of it anew, by what it knows: neither swap nor what dies together.
+        let mut held = record.limits.clone().with_more_memory(record.memory_headroom_bytes);
+        held.cpu_quota_us = held.cpu_quota_us.filter(|_| record.cpu_boost.is_none());
+        wanted = held.overlaid_with(&wanted);
+        limits::write_oom_group(&host.cgroups, cgroup, group).map_err(|error| Failure::of(&error))?;
+    }
+    let words = match changed {
+        Ok(()) if limits::verify(&host.cgroups, cgroup, &wanted).is_ok() => return Ok(()),
+        Ok(()) | Err(RuntimeError::Lacks(_)) => None,
+        Err(error) => Some(error),
+    };
+    let written = limits::write(&host.cgroups, cgroup, &wanted)
+        .and_then(|()| limits::verify(&host.cgroups, cgroup, &wanted));
+    written.map(drop).map_err(|error| {
+        let mut failure = Failure::of(&error);
+        failure.why.extend(words.map(|words| Failure::of(&words).to_string()));
+        failure
+    })
 }

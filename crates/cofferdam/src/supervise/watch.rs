@@ -5,13 +5,13 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::cgroup::{next_kills, next_warning};
 use super::control::Command;
 use super::probing::next_answer;
 use super::requests::log_failure;
 use super::supervisor::{Made, Supervisor};
-use crate::cgroup::OomWatch;
 use crate::event::Happening;
-use crate::exit::{AskedBy, Death, ExitReport, HelperDeath, ProcessEnd};
+use crate::exit::{AskedBy, Death, HelperDeath, ProcessEnd};
 use crate::process::Claim;
 use crate::signal::Signal;
 
@@ -33,7 +33,10 @@ impl Supervisor {
             self.begin_probing(made.init.pid);
         }
         let end = loop {
-            let deadlines = [self.kill_at.map(|(at, _)| at), self.limits.next(), self.note_at];
+            if std::mem::take(&mut self.memory_limit_has_changed) {
+                made.warning = self.watch_usage();
+            }
+            let deadlines = [self.kill_at.map(|(at, _)| at), self.limits.next(), self.note_at, self.quota_at];
             let deadline = deadlines.into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -51,11 +54,16 @@ impl Supervisor {
                     // Its cgroup goes, which is another's to notice.
                     None => made.oom = None,
                 },
+                warning = next_warning(made.warning.as_mut()) => match warning {
+                    Some(warning) => self.tell(Happening::MemoryWarning { warning }),
+                    None => made.warning = None,
+                },
                 answer = next_answer(self.probing.as_mut()), if self.can_be_asked() => self.take_answer(answer, made).await,
                 () = sleep_until(deadline) => self.on_deadline(made, helper.is_some()).await,
                 Some(command) = commands.recv() => self.handle(command, made).await,
             }
         };
+        self.keep_counters();
         self.end_probing();
         let end = end.ok()?;
         if helper.is_none() && matches!(end, ProcessEnd::Exited(_)) {
@@ -69,34 +77,19 @@ impl Supervisor {
             sent: self.record.sent.clone(),
             timed_out: self.timed_out,
             memory: None,
+            kernel_line: None,
             oom_line: None,
             helper,
         })
-    }
-
-    /// Begins to watch for out-of-memory kills. Where that fails, they are seen at the end.
-    pub(super) fn watch_memory(&self) -> Option<OomWatch> {
-        let directory = self.remains().memory_directory()?;
-        let watch = OomWatch::begin(directory, self.record.oom_kills);
-        watch.inspect_err(|error| tracing::debug!(%error, "its memory cannot be watched")).ok()
-    }
-
-    fn tell_kills(&mut self, kills: u64) {
-        self.record.oom_kills += kills;
-        self.tell(Happening::Oom { kills });
-        self.note(self.record.status);
-    }
-
-    /// Tells at the end of kills that have not been told.
-    pub(super) fn tell_last_kills(&mut self, report: &ExitReport) {
-        let kills = self.record.take_untold_kills(report);
-        self.untold.extend(kills.map(|kills| Happening::Oom { kills }));
     }
 
     pub(super) async fn on_deadline(&mut self, made: &Made, gofer_is_dead: bool) {
         let now = Instant::now();
         if self.note_at.is_some_and(|at| at <= now) {
             self.note(self.record.status);
+        }
+        if self.quota_at.is_some_and(|at| at <= now) {
+            self.end_boost().await;
         }
         if let Some((at, by)) = self.kill_at
             && at <= now
@@ -123,14 +116,6 @@ impl Supervisor {
             let (signal, grace) = (self.record.stopping.signal, self.record.stopping.grace);
             self.begin_stop(made, signal, grace, by).await;
         }
-    }
-}
-
-/// Out-of-memory kills that are new; `None` when there will be no more. Never, where nobody tells.
-async fn next_kills(oom: Option<&mut OomWatch>) -> Option<u64> {
-    match oom {
-        Some(oom) => oom.next().await,
-        None => std::future::pending().await,
     }
 }
 

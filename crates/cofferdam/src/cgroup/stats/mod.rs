@@ -172,7 +172,8 @@ fn cpu_directory(cgroups: &Cgroups, path: &CgroupPath) -> Option<ControllerDirec
     cgroups.directory_of(path, "cpuacct").or_else(|| cgroups.directory_of(path, "cpu"))
 }
 
-fn read_memory(directory: &ControllerDirectory) -> Option<MemoryStats> {
+/// What a container uses of memory; `None` when its cgroup is gone.
+pub(super) fn read_memory(directory: &ControllerDirectory) -> Option<MemoryStats> {
     let memory = match directory {
         V1(path) => v1::memory(path)?,
         V2(path) => v2::memory(path)?,

@@ -1,0 +1,422 @@
+//! Limits in a specification, and the cgroup that enforces them.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{major, minor};
+use serde_json::{Value, json};
+
+use super::{PrepareError, SpecEditor};
+use crate::cgroup::{CgroupLayout, CgroupPath};
+use crate::error::{Code, Diagnose};
+use crate::exit::format_bytes;
+use crate::host::HostFacts;
+use crate::request::{CgroupManager, ContainerPlan, DeviceRate, Limits, OomKill, Refused};
+use crate::runtime::Runtime;
+use crate::state::write_atomically;
+
+const RESOURCES: &str = "/linux/resources";
+const MEMORY_LIMIT: &str = "/linux/resources/memory/limit";
+/// The file of cgroup v2 that has all of a cgroup killed at once, below `linux.resources.unified`.
+const OOM_GROUP: &str = "/linux/resources/unified/memory.oom.group";
+
+/// A rate of a device, by the device's number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedRate {
+    rate: DeviceRate,
+    major: u32,
+    minor: u32,
+}
+
+/// A device whose rate cannot be limited.
+#[derive(Debug, thiserror::Error)]
+pub enum RateError {
+    /// It cannot be looked at.
+    #[error("the device {} cannot be found", .path.display())]
+    Missing {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{} is not a block device", .0.display())]
+    NoBlockDevice(PathBuf),
+}
+
+impl Diagnose for RateError {
+    fn code(&self) -> Code {
+        Code::InvalidValue
+    }
+
+    fn next_step(&self) -> Option<String> {
+        Some("name the disk, not a file on it: `lsblk` and `findmnt` show which".into())
+    }
+}
+
+/// Looks devices up on the host.
+///
+/// # Errors
+/// [`RateError`] names the first that is none.
+pub fn resolve_rates(rates: &[DeviceRate]) -> Result<Vec<ResolvedRate>, RateError> {
+    let resolve = |rate: &DeviceRate| {
+        let path = rate.device.clone();
+        let found = std::fs::metadata(&path);
+        let found = found.map_err(|source| RateError::Missing { path: path.clone(), source })?;
+        if !found.file_type().is_block_device() {
+            return Err(RateError::NoBlockDevice(path));
+        }
+        let (major, minor) = (major(found.rdev()), minor(found.rdev()));
+        Ok(ResolvedRate { rate: rate.clone(), major, minor })
+    };
+    rates.iter().map(resolve).collect()
+}
+
+/// Puts the limits of the plan in.
+pub(super) fn apply(
+    editor: &mut SpecEditor,
+    plan: &ContainerPlan,
+    rates: &[ResolvedRate],
+    host: &HostFacts,
+    runtime: &dyn Runtime,
+) -> Result<(), PrepareError> {
+    let mut limits = plan.limits.clone();
+    if host.cgroups.counts_swap {
+        limits = limits.with_default_swap();
+    } else if limits.memory_swap_bytes.is_some() {
+        return Err(unavailable("swap", "this kernel does not count it"));
+    }
+    if plan.resources.cpu_boost.is_some() {
+        limits.cpu_quota_us = None;
+        editor.remove("/linux/resources/cpu/quota", "--cpu-boost: the quota comes later");
+    }
+    for (path, value, option) in limits.resources() {
+        editor.set(&format!("{RESOURCES}{path}"), value, option);
+    }
+    let has_limit = editor.get(MEMORY_LIMIT).is_some_and(|limit| limit.as_i64() > Some(0));
+    if limits.memory_swap_bytes.is_some() && !has_limit {
+        return Err(Refused::new("--memory-swap", "it needs a limit of memory: give --memory").into());
+    }
+    if plan.resources.memory_warn.is_some() && !has_limit {
+        return Err(Refused::new("--memory-warn", "there is no limit of memory: give --memory").into());
+    }
+    for ResolvedRate { rate, major, minor } in rates {
+        let value = json!({ "major": major, "minor": minor, "rate": rate.rate });
+        editor.push(&format!("{RESOURCES}/blockIO/{}", rate.kind), value, "--device-*-bps, --device-*-iops");
+    }
+    for limit in &plan.resources.hugepages {
+        let value = json!({ "pageSize": limit.page_size, "limit": limit.limit_bytes });
+        editor.push(&format!("{RESOURCES}/hugepageLimits"), value, "--hugetlb-limit");
+    }
+    Ok(apply_oom_kill(editor, plan.resources.oom_kill, host, runtime)?)
+}
+
+/// What lives on after an out-of-memory kill is seldom whole, so all goes at once where the kernel can do that: the
+/// rule of Kubernetes since 1.28.
+fn apply_oom_kill(
+    editor: &mut SpecEditor,
+    wanted: Option<OomKill>,
+    host: &HostFacts,
+    runtime: &dyn Runtime,
+) -> Result<(), Refused> {
+    let refused = |why| Err(Refused::new("--oom-kill", why));
+    if runtime.is_sandbox() {
+        // The sandbox is one, whatever of it is killed.
+        return match wanted {
+            Some(OomKill::Single) => refused("gVisor's sandbox dies as a whole"),
+            _ => Ok(()),
+        };
+    }
+    if host.cgroups.layout != CgroupLayout::V2 {
+        return match wanted {
+            Some(OomKill::Group) => refused("cgroup v1 can only have a single process killed"),
+            _ => Ok(()),
+        };
+    }
+    match wanted {
+        Some(OomKill::Single) => editor.set(OOM_GROUP, "0", "--oom-kill single"),
+        None if editor.get(OOM_GROUP).is_some() || !host.cgroups.has("memory") || !host.cgroups.writable => {}
+        _ => editor.set(
+            OOM_GROUP,
+            "1",
+            "out of memory, all of it is killed; keep the rest with --oom-kill single",
+        ),
+    }
+    Ok(())
+}
+
+/// How much more memory than was asked for the cgroup gets, for what the runtime needs there itself.
+pub(super) fn leave_room(editor: &SpecEditor, runtime: &dyn Runtime) -> Result<u64, Refused> {
+    let Some(limit) = editor.get(MEMORY_LIMIT).and_then(Value::as_u64).filter(|limit| *limit > 0) else {
+        return Ok(0);
+    };
+    check_floor(limit, runtime)?;
+    Ok(runtime.memory_headroom(limit))
+}
+
+/// Refuses a limit of memory under which the runtime cannot make a container.
+pub(crate) fn check_floor(limit: u64, runtime: &dyn Runtime) -> Result<(), Refused> {
+    let floor = runtime.memory_floor();
+    if limit >= floor {
+        return Ok(());
+    }
+    let (limit, floor) = (format_bytes(limit), format_bytes(floor));
+    Err(Refused::new(
+        "--memory",
+        format!("{limit} is too little to start a sandbox in: give at least {floor}"),
+    ))
+}
+
+/// Gives the container a cgroup of its own, or makes sure that nothing was asked for that needs one.
+pub(super) fn place(
+    editor: &mut SpecEditor,
+    plan: &ContainerPlan,
+    host: &HostFacts,
+) -> Result<Option<CgroupPath>, PrepareError> {
+    for (what, controller) in limited(editor, plan) {
+        if !host.cgroups.writable {
+            return Err(unavailable(what, "this process may not make cgroups here"));
+        }
+        if !host.cgroups.has(controller) {
+            return Err(unavailable(
+                what,
+                &format!("the controller `{controller}` is not there on this host"),
+            ));
+        }
+    }
+    for (option, file, wanted) in [
+        ("--cpuset-cpus", "cpuset.cpus", &plan.limits.cpuset_cpus),
+        ("--cpuset-mems", "cpuset.mems", &plan.limits.cpuset_mems),
+    ] {
+        if let Some(wanted) = wanted {
+            host.cgroups.check_cpuset(file, wanted).map_err(|why| Refused::new(option, why))?;
+        }
+    }
+    if plan.cgroup_manager == CgroupManager::Systemd {
+        check_systemd(host)?;
+    }
+    if !host.cgroups.writable {
+        editor.remove("/linux/cgroupsPath", "cgroups cannot be made here");
+        return Ok(None);
+    }
+    let parent = plan.cgroup_parent.as_deref();
+    let (path, text) = match plan.cgroup_manager {
+        CgroupManager::Cgroupfs => {
+            let path = CgroupPath::of_container(&plan.id, parent);
+            (path.clone(), path.as_str().to_owned())
+        }
+        CgroupManager::Systemd => {
+            let slice = parent.unwrap_or("system.slice");
+            (CgroupPath::of_scope(&plan.id, slice), format!("{slice}:cofferdam:{}", plan.id))
+        }
+    };
+    editor.set(
+        "/linux/cgroupsPath",
+        text,
+        "a cgroup of its own, named after the id: its counters tell how the container ended",
+    );
+    Ok(Some(path))
+}
+
+/// systemd makes cgroups where it is the first process, and hands controllers down under v2 alone.
+fn check_systemd(host: &HostFacts) -> Result<(), Refused> {
+    let refused = |why| Err(Refused::new("--cgroup-manager", why));
+    match host.cgroups.layout {
+        _ if !host.systemd => refused("systemd does not run here"),
+        CgroupLayout::V2 => Ok(()),
+        _ => refused("systemd is asked for cgroups under cgroup v2 only"),
+    }
+}
+
+/// What a specification limits, and the controller that does it.
+fn limited(editor: &SpecEditor, plan: &ContainerPlan) -> Vec<(&'static str, &'static str)> {
+    let known = [
+        ("memory", "memory", MEMORY_LIMIT),
+        ("CPU time", "cpu", "/linux/resources/cpu/quota"),
+        ("the weight of CPU time", "cpu", "/linux/resources/cpu/shares"),
+        ("processes", "pids", "/linux/resources/pids/limit"),
+    ];
+    let is_limited = |path: &str| editor.get(path).and_then(Value::as_i64).is_some_and(|limit| limit > 0);
+    let numbers = known.into_iter().filter(|(_, _, path)| is_limited(path));
+    let mut limited: Vec<_> = numbers.map(|(what, controller, _)| (what, controller)).collect();
+    let limits = &plan.limits;
+    let others = [
+        ("CPUs", "cpuset", limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some()),
+        ("CPU time", "cpu", limits.cpu_quota_us.is_some()),
+        ("devices", "io", !plan.resources.device_rates.is_empty()),
+        ("huge pages", "hugetlb", !plan.resources.hugepages.is_empty()),
+    ];
+    limited
+        .extend(others.into_iter().filter(|(_, _, is_limited)| *is_limited).map(|(what, by, _)| (what, by)));
+    limited
+}
+
+fn unavailable(what: &'static str, why: &str) -> PrepareError {
+    PrepareError::CgroupUnavailable { what, why: why.to_owned() }
+}
+
+/// Puts changed limits into the bundle that a container is made from again.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub(crate) fn write_limits(bundle: &Path, limits: &Limits) -> io::Result<()> {
+    let file = bundle.join("config.json");
+    let mut editor = SpecEditor::new(serde_json::from_slice(&std::fs::read(&file)?)?);
+    for (path, value, option) in limits.resources() {
+        editor.set(&format!("{RESOURCES}{path}"), value, option);
+    }
+    let text = editor.value().to_string();
+    write_atomically(&file, |out| io::Write::write_all(out, text.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{host, plan, prepare_on, runc, runsc};
+    use super::*;
+    use crate::cgroup::Cgroups;
+    use crate::request::LaunchRequest;
+    use crate::spec::PreparedSpec;
+
+    fn on(
+        runtime: &dyn Runtime,
+        host: &HostFacts,
+        change: impl FnOnce(&mut LaunchRequest),
+    ) -> Result<PreparedSpec, PrepareError> {
+        prepare_on(runtime, host, &plan(change))
+    }
+
+    fn resources(spec: &PreparedSpec) -> Value {
+        let mut resources = spec.value["linux"]["resources"].clone();
+        resources.as_object_mut().unwrap().remove("devices");
+        resources
+    }
+
+    fn v1() -> HostFacts {
+        let mountinfo = "36 31 0:31 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let mut cgroups = Cgroups::from_mountinfo(mountinfo, |_| unreachable!());
+        cgroups.writable = true;
+        HostFacts { cgroups, ..host() }
+    }
+
+    #[test]
+    fn limits_come_with_what_belongs_to_them() {
+        let mut host = host();
+        host.cgroups.counts_swap = true;
+        let spec = on(runc().as_ref(), &host, |request| {
+            request.limits.memory = Some("64m".into());
+            request.limits.cpus = Some(0.5);
+            request.limits.cpu_shares = Some(512);
+        });
+        let wanted = json!({
+            "memory": { "limit": 64 << 20, "swap": 128 << 20 },
+            "cpu": { "quota": 50_000, "period": 100_000, "shares": 512 },
+            "unified": { "memory.oom.group": "1" },
+        });
+        assert_eq!(resources(&spec.unwrap()), wanted);
+        let refused = on(runc().as_ref(), &host, |request| request.limits.memory_swap = Some("1g".into()));
+        assert!(refused.unwrap_err().to_string().starts_with("--memory-swap: "));
+        let refused =
+            on(runc().as_ref(), &host, |request| request.resources.memory_warn = Some("90%".into()));
+        assert!(refused.unwrap_err().to_string().starts_with("--memory-warn: "));
+        host.cgroups.counts_swap = false;
+        let refused = on(runc().as_ref(), &host, |request| {
+            request.limits.memory = Some("64m".into());
+            request.limits.memory_swap = Some("64m".into());
+        });
+        assert!(matches!(refused, Err(PrepareError::CgroupUnavailable { what: "swap", .. })));
+    }
+
+    #[test]
+    fn a_quota_can_come_later() {
+        let spec = on(runc().as_ref(), &host(), |request| {
+            request.limits.cpus = Some(0.5);
+            request.resources.cpu_boost_ms = Some(1000);
+        });
+        assert_eq!(resources(&spec.unwrap()).get("cpu"), None);
+    }
+
+    #[test]
+    fn a_sandbox_gets_room_and_needs_some() {
+        let limited = |memory: &str| {
+            on(runsc().as_ref(), &host(), |request| request.limits.memory = Some(memory.into()))
+        };
+        let spec = limited("1g").unwrap();
+        assert_eq!(spec.memory_headroom_bytes, (32 << 20) + (32 << 20));
+        assert_eq!(
+            resources(&spec),
+            json!({ "memory": { "limit": 1_u64 << 30 } }),
+            "the guest is shown that"
+        );
+        let why = limited("23m").unwrap_err().to_string();
+        assert_eq!(why, "--memory: 23.0 MiB is too little to start a sandbox in: give at least 24.0 MiB");
+        let free = on(runsc().as_ref(), &host(), |_| {}).unwrap();
+        assert_eq!(free.memory_headroom_bytes, 0);
+    }
+
+    #[test]
+    fn what_dies_together_is_as_the_host_can_do_it() {
+        let asked = |runtime: &dyn Runtime, host: &HostFacts, kill: Option<&str>| {
+            on(runtime, host, |request| request.resources.oom_kill = kill.map(str::to_owned))
+        };
+        let group = |spec: PreparedSpec| spec.value.pointer(OOM_GROUP).cloned();
+        let (v1, v2) = (v1(), host());
+        let cases = [(None, Some("1")), (Some("group"), Some("1")), (Some("single"), Some("0"))];
+        for (kill, file) in cases {
+            assert_eq!(group(asked(runc().as_ref(), &v2, kill).unwrap()), file.map(Value::from), "{kill:?}");
+        }
+        for kill in [None, Some("single")] {
+            assert_eq!(group(asked(runc().as_ref(), &v1, kill).unwrap()), None, "{kill:?}");
+        }
+        assert!(asked(runc().as_ref(), &v1, Some("group")).is_err());
+        assert_eq!(
+            group(asked(runsc().as_ref(), &v2, Some("group")).unwrap()),
+            None,
+            "it is one in any case"
+        );
+        assert!(asked(runsc().as_ref(), &v2, Some("single")).is_err());
+    }
+
+    #[test]
+    fn systemd_makes_a_scope() {
+        let asked = |host: &HostFacts| {
+            on(runsc().as_ref(), host, |request| {
+                (request.cgroup_manager, request.cgroup_parent) =
+                    (Some("systemd".into()), Some("a.slice".into()));
+            })
+        };
+        assert!(asked(&host()).unwrap_err().to_string().contains("does not run here"));
+        let spec = asked(&HostFacts { systemd: true, ..host() }).unwrap();
+        let id = "0123456789abcdef0123456789abcdef";
+        assert_eq!(spec.value["linux"]["cgroupsPath"], format!("a.slice:cofferdam:{id}"));
+        assert_eq!(spec.cgroup.unwrap().as_str(), format!("/a.slice/cofferdam-{id}.scope"));
+        assert!(spec.flags.0.contains(&"--systemd-cgroup".to_owned()));
+        assert!(asked(&HostFacts { systemd: true, ..v1() }).unwrap_err().to_string().contains("v2 only"));
+    }
+
+    #[test]
+    fn what_the_host_lacks_is_refused() {
+        let refused = |change: fn(&mut LaunchRequest)| on(runc().as_ref(), &v1(), change).unwrap_err();
+        let why = refused(|request| request.limits.cpuset_cpus = Some("0".into())).to_string();
+        assert_eq!(why, "cannot limit CPUs: the controller `cpuset` is not there on this host");
+        let why = refused(|request| request.resources.hugetlb = vec!["2MB=64m".into()]).to_string();
+        assert!(why.contains("huge pages"), "{why}");
+        let rate =
+            |device: &str| DeviceRate { device: device.into(), kind: "throttleReadBpsDevice", rate: 1 };
+        assert!(matches!(resolve_rates(&[rate("/dev/null")]), Err(RateError::NoBlockDevice(_))));
+        assert!(matches!(resolve_rates(&[rate("/nonexistent")]), Err(RateError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_changed_limit_is_there_in_the_next_run() {
+        let bundle = tempfile::tempdir().unwrap();
+        let file = bundle.path().join("config.json");
+        std::fs::write(&file, r#"{"linux":{"resources":{"memory":{"limit":1},"pids":{"limit":9}}}}"#)
+            .unwrap();
+        let limits = Limits { memory_bytes: Some(2), ..Limits::default() };
+        write_limits(bundle.path(), &limits).unwrap();
+        let value: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(value["linux"]["resources"], json!({ "memory": { "limit": 2 }, "pids": { "limit": 9 } }));
+    }
+}
