@@ -110,14 +110,15 @@ struct KernelClock {
 
 impl KernelClock {
     fn read() -> Self {
-        let marker = format!("cofferdam: a clock is read by {}", std::process::id());
         let mut log = std::fs::OpenOptions::new().write(true).open("/dev/kmsg").expect("root may write");
         let mut boot = None;
         // It takes ten lines in five seconds, of all programs together, and drops the others.
         eventually("the kernel's log takes a line", || {
             // A line gets its time before it is printed, which can take long on a serial console.
             let now = Timestamp::now();
-            log.write_all(marker.as_bytes()).expect("root may write");
+            let marker = format!("cofferdam: a clock is read at {now}");
+            // Without the end of the line, it could not be read before the next one comes.
+            log.write_all(format!("{marker}\n").as_bytes()).expect("root may write");
             let found = records().into_iter().rfind(|(_, text)| *text == marker);
             boot = found.map(|(at, _)| now - Duration::from_micros(at));
             boot.is_some()

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use cofferdam_testkit::fixture::file;
 use cofferdam_testkit::lab::{Lab, eventually, finish, new_command};
+use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
 use serde_json::{Value, json};
 
@@ -11,7 +12,12 @@ use crate::keeper::kill_supervisor;
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
-    case("limits::all_of_it_dies_at_once", all_of_it_dies_at_once).only(is_no_sandbox),
+    case("limits::all_of_it_dies_at_once", all_of_it_dies_at_once)
+        .only(is_no_sandbox)
+        .needs(&[Need::PureCgroupV2]),
+    case("limits::who_waits_for_memory_is_told_of", who_waits_for_memory_is_told_of)
+        .only(is_no_sandbox)
+        .needs(&[Need::PureCgroupV2]),
     case("limits::of_a_cgroup_above", of_a_cgroup_above).real(),
     case("limits::swap_shares_and_cpus", swap_shares_and_cpus).real(),
     case("limits::of_a_device", of_a_device).real(),
@@ -63,13 +69,20 @@ fn counters(report: &Value) -> &Value {
 
 fn all_of_it_dies_at_once(lab: &Lab) {
     let script = "tail /dev/zero; exec sleep 1000";
-    if !is_v2() {
-        drop(lab.run(&["-m", "32m", "--oom-kill", "group"], &["true"]).expect_error("E0101"));
-        return;
-    }
     drop(lab.run(&["--name", "all", "-m", "32m"], &["sh", "-c", script]).expect_code(137));
     let report = lab.report("all");
     assert_eq!(report["cause"], json!({ "kind": "oom_killed", "victim": "init" }), "{report:#}");
+}
+
+fn who_waits_for_memory_is_told_of(lab: &Lab) {
+    // It never has all of the file that it reads again and again.
+    let (_folder, volume) = large_file(48);
+    let script = "while :; do cat /large/file > /dev/null; done";
+    let options = ["-m", "32m", "--memory-warn", "31m", "--volume", &volume];
+    let id = lab.run_detached(&options, &["sh", "-c", script]);
+    eventually("it is told", || warnings(lab, &id).iter().any(|warning| warning["reason"] == "pressure"));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
 }
 
 fn of_a_cgroup_above(lab: &Lab) {
@@ -234,10 +247,23 @@ fn a_warning_comes_before(lab: &Lab) {
     lab.expect_clean();
 }
 
+/// A file of so many MiB on a disk, and the option to have it at /large.
+fn large_file(mib: usize) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    file(folder.path(), "file", &"x".repeat(mib << 20), 0o644);
+    // Out of the cache: what is there is charged to us.
+    let written = std::fs::File::open(folder.path().join("file")).unwrap();
+    written.sync_all().unwrap();
+    rustix::fs::fadvise(&written, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    let volume = format!("{}:/large", folder.path().display());
+    (folder, volume)
+}
+
 fn files_that_were_read_are_no_warning(lab: &Lab) {
-    file(&lab.rootfs, "data/large", &"x".repeat(200 << 20), 0o644);
-    let script = "cat /data/large > /dev/null; echo read; sleep 1000";
-    let id = lab.run_detached(&["-m", "128m", "--memory-warn", "64m"], &["sh", "-c", script]);
+    let (_folder, volume) = large_file(200);
+    let script = "cat /large/file > /dev/null; echo read; sleep 1000";
+    let options = ["-m", "128m", "--memory-warn", "64m", "--volume", &volume];
+    let id = lab.run_detached(&options, &["sh", "-c", script]);
     eventually("it has read", || lab.cofferdam(&["logs", &id]).text() == "read");
     let usage: Vec<Value> =
         warnings(lab, &id).into_iter().filter(|warning| warning["reason"] == "usage").collect();
@@ -323,10 +349,11 @@ fn what_makes_no_sense(lab: &Lab) {
     for options in wrong {
         drop(lab.run(options, &["true"]).expect_error("E0101"));
     }
-    drop(lab.run(&["--hugetlb-limit", "2MB=64m", "--rm"], &["true"]).expect_code(if is_v2() {
-        0
-    } else {
-        125
-    }));
+    if !is_v2() {
+        let can_only = lab.run(&["-m", "64m", "--oom-kill", "group"], &["true"]).code;
+        assert_eq!(can_only, Some(if lab.choice.is_gvisor() { 0 } else { 125 }), "v1 kills one process");
+    }
+    let code = if is_v2() && !lab.choice.is_gvisor() { 0 } else { 125 };
+    drop(lab.run(&["--hugetlb-limit", "2MB=64m", "--rm"], &["true"]).expect_code(code));
     lab.expect_clean();
 }

@@ -183,14 +183,14 @@ fn twice(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX).saturating_mul(2)
 }
 
-/// Reads a limit of memory.
+/// Reads a limit of memory, in whole pages as the kernel has it.
 pub(crate) fn parse_memory(option: &str, text: &str) -> Result<u64, Refused> {
     let bytes = parse_size(text).map_err(|why| Refused::new(option, why))?;
     if bytes < MEMORY_FLOOR_BYTES {
         let why = format!("{bytes} bytes is too little to start a process in: give at least 6m");
         return Err(Refused::new(option, why));
     }
-    Ok(bytes)
+    Ok(bytes - bytes % u64::try_from(rustix::param::page_size()).unwrap_or(4096))
 }
 
 fn parse_swap(text: &str) -> Result<i64, Refused> {
@@ -298,6 +298,11 @@ mod tests {
         };
         assert!(with("64m", "32m").is_err() && with("64m", "x").is_err());
         assert_eq!(with("64m", "-1").unwrap().memory_swap_bytes, Some(-1));
+        assert_eq!(
+            with("100000001", "-1").unwrap().memory_bytes.map(|bytes| bytes % 4096),
+            Some(0),
+            "in pages"
+        );
         assert_eq!(with("64m", "64m").unwrap().memory_swap_bytes, Some(64 << 20));
         let memory = |bytes| Limits { memory_bytes: Some(bytes), ..Limits::default() };
         let old = memory(64 << 20).with_default_swap();

@@ -106,6 +106,11 @@ pub(super) fn apply(
         let value = json!({ "major": major, "minor": minor, "rate": rate.rate });
         editor.push(&format!("{RESOURCES}/blockIO/{}", rate.kind), value, "--device-*-bps, --device-*-iops");
     }
+    if !plan.resources.hugepages.is_empty() && runtime.is_sandbox() && host.cgroups.layout == CgroupLayout::V2
+    {
+        // It looks for the files of v1 (measured: 20240729).
+        return Err(Refused::new("--hugetlb-limit", "runsc cannot limit huge pages under cgroup v2").into());
+    }
     for limit in &plan.resources.hugepages {
         let value = json!({ "pageSize": limit.page_size, "limit": limit.limit_bytes });
         editor.push(&format!("{RESOURCES}/hugepageLimits"), value, "--hugetlb-limit");
