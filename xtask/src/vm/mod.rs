@@ -156,10 +156,12 @@ fn build_suite(shell: &Shell) -> Result<PathBuf> {
 fn script(root: &Path, suite: &Path, init: Init, filters: &[String]) -> Result<String> {
     use std::fmt::Write;
     let (root, suite, manager) = (root.display(), suite.display(), init.cgroup_manager());
+    // How many of what is measured there are; an emulator is slow.
+    let bulk: u32 = std::env::var("COFFERDAM_TEST_BULK").ok().and_then(|text| text.parse().ok()).unwrap_or(5);
     let mut text = format!(
         "mkdir -p {root} && mount --bind /in/tree {root} && command -v crun && command -v runc || exit 125\n\
          # What is missing here is an error.\n\
-         export CI=true COFFERDAM_TEST_BULK=5 COFFERDAM_TEST_CGROUP_MANAGER={manager}\ncode=0\n"
+         export CI=true COFFERDAM_TEST_BULK={bulk} COFFERDAM_TEST_CGROUP_MANAGER={manager}\ncode=0\n"
     );
     for filter in filters {
         ensure!(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cofferdam_testkit::fixture::file;
+use cofferdam_testkit::fixture::{bundle, file, spec};
 use cofferdam_testkit::lab::{Lab, eventually, finish, new_command};
 use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN};
@@ -21,6 +21,8 @@ pub(crate) const CASES: &[Case] = &[
     case("limits::of_a_cgroup_above", of_a_cgroup_above).real(),
     case("limits::swap_shares_and_cpus", swap_shares_and_cpus).real(),
     case("limits::of_a_device", of_a_device).real(),
+    case("limits::of_a_bundle", of_a_bundle).real(),
+    case("limits::are_put_back_where_a_part_fails", are_put_back_where_a_part_fails).only(is_one_of_each),
     case("limits::hold_in_the_next_run", hold_in_the_next_run).only(is_one_of_each),
     case("limits::a_quota_that_comes_later", a_quota_that_comes_later).real(),
     case("limits::the_guest_is_shown_what_was_asked_for", the_guest_is_shown_what_was_asked_for)
@@ -135,6 +137,41 @@ fn swap_shares_and_cpus(lab: &Lab) {
     lab.expect_clean();
 }
 
+/// A bundle's own limits are as good as those of options.
+fn of_a_bundle(lab: &Lab) {
+    let bundle = |resources: Value| {
+        let mut config = spec(&["/bin/sleep", "1000"]);
+        config["linux"]["resources"] = resources;
+        let name = format!("b{}", lab.path().read_dir().unwrap().count());
+        bundle(lab.path(), &name, &config).to_string_lossy().into_owned()
+    };
+    let parent = lab.cgroup_of("x");
+    let parent = parent.rsplit_once('/').unwrap().0.trim_start_matches('/').to_owned();
+    let parent = if parent.ends_with(".slice") { parent } else { format!("/{parent}") };
+    let launch = |verb: &[&str], path: &str| {
+        lab.cofferdam(&[verb, &["--network", "none", "--cgroup-parent", &parent, "--bundle", path]].concat())
+    };
+    let mine = bundle(json!({ "memory": { "limit": 64 << 20, "swap": 96 << 20 }, "pids": { "limit": 77 } }));
+    let id = launch(&["run", "--detach"], &mine).expect_code(0).text();
+    let limits = || lab.inspect(&id)["limits"].take();
+    assert_eq!((&limits()["memory_bytes"], &limits()["pids"]), (&json!(64 << 20), &json!(77)));
+    drop(lab.cofferdam(&["update", "-m", "70m", &id]).expect_code(0));
+    assert_eq!(limits()["memory_swap_bytes"], 96 << 20, "it was said");
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    for wrong in [
+        json!({ "memory": { "limit": 1 << 20 } }),
+        json!({ "memory": { "limit": 64 << 20, "swap": 32 << 20 } }),
+        json!({ "cpu": { "cpus": "8000" } }),
+    ] {
+        let done = launch(&["run"], &bundle(wrong.clone()));
+        assert!(
+            done.stderr.contains("error[E0101]") || done.stderr.contains("error[E0401]"),
+            "{wrong}: {done:?}"
+        );
+    }
+    lab.expect_clean();
+}
+
 fn of_a_device(lab: &Lab) {
     let partitions = std::fs::read_to_string("/proc/partitions").unwrap();
     let disk = partitions.lines().skip(2).find_map(|line| {
@@ -151,6 +188,32 @@ fn of_a_device(lab: &Lab) {
         text
     };
     assert!(of("read_bps_device").contains("10485760") && of("write_iops_device").contains("300"));
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn are_put_back_where_a_part_fails(lab: &Lab) {
+    if is_v2() {
+        // It kills rather than to refuse.
+        return;
+    }
+    let options = ["-m", "128m", "--cpuset-cpus", "0-1", "--pids-limit", "50"];
+    let id = lab.run_detached(&options, &["sh", "-c", HOLDS]);
+    eventually("it has its traps", || lab.cofferdam(&["logs", &id]).text() == "up");
+    drop(lab.cofferdam(&["kill", "-s", "USR1", &id]).expect_code(0));
+    let used = || {
+        let stats = lab.cofferdam(&["stats", "--format", "json", &id]).expect_code(0).json();
+        stats["memory"]["working_set_bytes"].as_u64().unwrap()
+    };
+    eventually("it holds memory", || used() > 80 << 20);
+    let before = lab.inspect(&id)["limits"].take();
+    let update = ["update", "-m", "24m", "--cpuset-cpus", "1", "--pids-limit", "60", &id];
+    drop(lab.cofferdam(&update).expect_error("E0411"));
+    assert_eq!(lab.inspect(&id)["limits"], before);
+    assert_eq!(read(lab, &id, "cpuset.cpus", "cpuset.cpus"), "0-1");
+    assert_eq!(read(lab, &id, "pids.max", "pids.max"), "50");
+    let limit = (128 << 20) + headroom(lab, 128 << 20);
+    assert_eq!(read(lab, &id, "memory.limit_in_bytes", "memory.max"), limit.to_string());
     drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     lab.expect_clean();
 }
@@ -235,6 +298,9 @@ fn a_warning_comes_before(lab: &Lab) {
     assert_eq!((&warning["threshold_bytes"], &warning["limit_bytes"]), (&json!(64 << 20), &json!(limit)));
     assert!(warning["working_set_bytes"].as_u64() >= Some(63 << 20), "{warning:#}");
     assert!(["", "max"].contains(&read(lab, &id, "none", "memory.high").as_str()), "nothing slows it down");
+    kill_supervisor(lab, &id);
+    drop(lab.cofferdam(&["update", "--pids-limit", "100", &id]).expect_code(0));
+    assert_eq!(warnings(lab, &id).len(), 1, "its successor does not tell it again");
     drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     // A percentage is one of the limit, and follows it.
     let id = lab.run_detached(&["-m", "512m", "--memory-warn", "50%"], &["sh", "-c", HOLDS]);
@@ -350,7 +416,7 @@ fn what_makes_no_sense(lab: &Lab) {
         drop(lab.run(options, &["true"]).expect_error("E0101"));
     }
     if !is_v2() {
-        let can_only = lab.run(&["-m", "64m", "--oom-kill", "group"], &["true"]).code;
+        let can_only = lab.run(&["--rm", "-m", "64m", "--oom-kill", "group"], &["true"]).code;
         assert_eq!(can_only, Some(if lab.choice.is_gvisor() { 0 } else { 125 }), "v1 kills one process");
     }
     let code = if is_v2() && !lab.choice.is_gvisor() { 0 } else { 125 };

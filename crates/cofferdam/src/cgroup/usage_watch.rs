@@ -90,11 +90,15 @@ pub(crate) struct UsageWatch {
 }
 
 impl UsageWatch {
-    /// Begins to watch.
+    /// Begins to watch. `is_told` says that the threshold was reached, and that this has been told.
     ///
     /// # Errors
     /// The system's; there is no limit.
-    pub(crate) fn begin(directory: ControllerDirectory, threshold: MemoryThreshold) -> io::Result<Self> {
+    pub(crate) fn begin(
+        directory: ControllerDirectory,
+        threshold: MemoryThreshold,
+        is_told: bool,
+    ) -> io::Result<Self> {
         let limit = directory.read_memory_limit();
         let limit = limit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no limit"))?;
         let threshold = threshold.bytes(limit);
@@ -119,10 +123,10 @@ impl UsageWatch {
             pressure,
             limit,
             threshold,
-            is_told: false,
+            is_told,
             quiet_until: Instant::now(),
         };
-        watch.lay_tripwire(Some(threshold))?;
+        watch.lay_tripwire(Some(threshold).filter(|_| !is_told))?;
         Ok(watch)
     }
 

@@ -40,7 +40,7 @@ use crate::lifecycle::Status;
 use crate::network::check_namespace;
 use crate::process::{Reaper, Seat};
 use crate::request::{
-    ContainerPlan, LaunchRequest, NetworkMode, Refused, RestartPolicy, Restarts, StdioFiles, validate,
+    ContainerPlan, LaunchRequest, Limits, NetworkMode, Refused, RestartPolicy, Restarts, StdioFiles, validate,
 };
 use crate::rootfs::{self, Rootfs};
 use crate::runtime::{self, Clearing, Runtime, RuntimeConfig};
@@ -362,9 +362,10 @@ impl Launcher {
             rootfs: rootfs.clone(),
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
             network: spec.network.clone(),
-            limits: plan.limits.clone(),
+            limits: Limits::of_resources(&spec.value["linux"]["resources"]).overlaid_with(&plan.limits),
             memory_headroom_bytes: spec.memory_headroom_bytes,
             memory_warn: plan.resources.memory_warn,
+            memory_warned: false,
             cpu_boost: plan.resources.cpu_boost,
             terminal: spec.view().terminal(),
             own_pid_namespace: spec.view().own_pid_namespace(),

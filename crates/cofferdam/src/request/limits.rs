@@ -18,6 +18,10 @@ const PIDS_LIMIT: i64 = 4 << 20;
 const CPU_QUOTA_FLOOR_US: u64 = 1_000;
 /// What the kernel takes as a weight of cgroup v1 (`MIN_SHARES`, `MAX_SHARES`).
 const CPU_SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+/// Memory from here on is more than any machine has, and what cgroup v1 shows for none.
+const MEMORY_CEILING_BYTES: u64 = 1 << 60;
+/// The longest list of CPUs, in bytes: one of 8192 that leaves every other out is shorter.
+const LIST_LIMIT_BYTES: usize = 32 << 10;
 /// The highest number of a CPU or a memory node that is taken for one.
 const HIGHEST_NODE: u32 = 8191;
 
@@ -90,7 +94,7 @@ impl Limits {
     }
 
     /// Swap is counted together with memory, so it cannot be less.
-    fn check_swap(&self) -> Result<(), Refused> {
+    pub(crate) fn check_swap(&self) -> Result<(), Refused> {
         match (self.memory_bytes, self.memory_swap_bytes) {
             (Some(memory), Some(swap)) if swap >= 0 && swap.unsigned_abs() < memory => Err(Refused::new(
                 "--memory-swap",
@@ -99,6 +103,28 @@ impl Limits {
                 ),
             )),
             _ => Ok(()),
+        }
+    }
+
+    /// The limits that a specification's `linux.resources` has.
+    pub(crate) fn of_resources(resources: &Value) -> Self {
+        let number = |path: &str| resources.pointer(path).and_then(Value::as_i64);
+        let count =
+            |path: &str| number(path).and_then(|number| u64::try_from(number).ok()).filter(|n| *n > 0);
+        let list = |path: &str| {
+            let text = resources.pointer(path).and_then(Value::as_str).filter(|text| !text.is_empty());
+            text.map(|text| parse_list(text).unwrap_or_else(|_| text.to_owned()))
+        };
+        let period = count("/cpu/period").unwrap_or(CPU_PERIOD_US);
+        let quota = count("/cpu/quota").and_then(|quota| quota.checked_mul(CPU_PERIOD_US));
+        Self {
+            memory_bytes: count("/memory/limit"),
+            memory_swap_bytes: number("/memory/swap").filter(|swap| *swap != 0),
+            cpu_quota_us: quota.map(|quota| quota / period),
+            cpu_shares: count("/cpu/shares"),
+            cpuset_cpus: list("/cpu/cpus"),
+            cpuset_mems: list("/cpu/mems"),
+            pids: number("/pids/limit").filter(|pids| *pids > 0),
         }
     }
 
@@ -172,6 +198,21 @@ impl Limits {
         resources
     }
 
+    /// Each limit by itself, but memory with its swap.
+    pub(crate) fn parts(&self) -> Vec<Self> {
+        let all = self.clone();
+        let none = Self::default;
+        let parts = [
+            Self { memory_bytes: all.memory_bytes, memory_swap_bytes: all.memory_swap_bytes, ..none() },
+            Self { cpu_quota_us: all.cpu_quota_us, ..none() },
+            Self { cpu_shares: all.cpu_shares, ..none() },
+            Self { cpuset_cpus: all.cpuset_cpus, ..none() },
+            Self { cpuset_mems: all.cpuset_mems, ..none() },
+            Self { pids: all.pids, ..none() },
+        ];
+        parts.into_iter().filter(|part| !part.is_empty()).collect()
+    }
+
     /// Whether nothing is limited.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -189,6 +230,9 @@ pub(crate) fn parse_memory(option: &str, text: &str) -> Result<u64, Refused> {
     if bytes < MEMORY_FLOOR_BYTES {
         let why = format!("{bytes} bytes is too little to start a process in: give at least 6m");
         return Err(Refused::new(option, why));
+    }
+    if bytes >= MEMORY_CEILING_BYTES {
+        return Err(Refused::new(option, format!("{bytes} bytes is more than any machine has")));
     }
     Ok(bytes - bytes % u64::try_from(rustix::param::page_size()).unwrap_or(4096))
 }
@@ -244,6 +288,9 @@ pub(crate) fn parse_list(text: &str) -> Result<String, String> {
 
 /// The numbers of a list; `None` where it is none, or has none.
 pub(crate) fn list_of(text: &str) -> Option<BTreeSet<u32>> {
+    if text.len() > LIST_LIMIT_BYTES {
+        return None;
+    }
     let mut numbers = BTreeSet::new();
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -251,7 +298,10 @@ pub(crate) fn list_of(text: &str) -> Option<BTreeSet<u32>> {
         if first > last || last > HIGHEST_NODE {
             return None;
         }
-        numbers.extend(first..=last);
+        // Not a hundred thousand times the same.
+        if !(numbers.contains(&first) && numbers.range(first..=last).count() == (last - first + 1) as usize) {
+            numbers.extend(first..=last);
+        }
     }
     Some(numbers)
 }
@@ -285,7 +335,7 @@ mod tests {
         for (text, written) in [("0", "0"), ("1,0", "0-1"), ("0-3,7,4", "0-4,7"), ("3,3", "3")] {
             assert_eq!(parse_list(text).unwrap(), written, "{text}");
         }
-        for text in ["", "x", "3-1", "-1", "0,,1", "8192", "0-4294967295", "0 1"] {
+        for text in ["", "x", "3-1", "-1", "0,,1", "8192", "0-4294967295", "0 1", &"0-8191,".repeat(9999)] {
             assert!(parse_list(text).is_err(), "{text:?}");
         }
     }
@@ -315,6 +365,27 @@ mod tests {
         let swap = Limits { memory_swap_bytes: Some(1 << 30), ..Limits::default() };
         assert_eq!(swap.as_change_of(&old).unwrap().memory_bytes, Some(64 << 20));
         assert!(swap.as_change_of(&Limits::default()).is_err());
+    }
+
+    #[test]
+    fn limits_come_from_a_specification_too() {
+        let resources = json!({
+            "memory": { "limit": 64 << 20, "swap": -1 },
+            "cpu": { "quota": 50_000, "period": 50_000, "shares": 0, "cpus": "1,0", "mems": "" },
+            "pids": { "limit": -1 },
+        });
+        let limits = Limits {
+            memory_bytes: Some(64 << 20),
+            memory_swap_bytes: Some(-1),
+            cpu_quota_us: Some(100_000),
+            cpuset_cpus: Some("0-1".into()),
+            ..Limits::default()
+        };
+        assert_eq!(Limits::of_resources(&resources), limits);
+        for nothing in [json!({ "memory": { "limit": null }, "cpu": { "cpus": 7 }, "pids": [] }), Value::Null]
+        {
+            assert_eq!(Limits::of_resources(&nothing), Limits::default(), "{nothing}");
+        }
     }
 
     #[test]

@@ -224,7 +224,8 @@ impl Resources {
 fn device_rate(text: &str, kind: &'static str, is_size: bool) -> Result<DeviceRate, String> {
     let error = || format!("{} is not DEVICE:RATE, such as /dev/sda:10m", quote(text));
     let (device, rate) = text.rsplit_once(':').ok_or_else(error)?;
-    let rate = if is_size { parse_size(rate)? } else { rate.parse().map_err(|_| error())? };
+    // cgroup v1 cuts a longer number of operations off.
+    let rate = if is_size { parse_size(rate)? } else { rate.parse::<u32>().map_err(|_| error())?.into() };
     if !device.starts_with('/') || device.contains('\0') || rate == 0 {
         return Err(error());
     }
@@ -301,6 +302,7 @@ mod tests {
         refused(|request| request.device_read_bps = vec!["sda:10m".into()]);
         refused(|request| request.device_read_iops = vec!["/dev/sda:0".into()]);
         refused(|request| request.device_write_iops = vec!["/dev/sda:1m".into()]);
+        refused(|request| request.device_write_iops = vec!["/dev/sda:4294967296".into()]);
         refused(|request| request.hugetlb = vec!["2M=64m".into()]);
         refused(|request| request.hugetlb = vec!["MB=64m".into()]);
         refused(|request| request.oom_kill = Some("all".into()));

@@ -57,7 +57,19 @@ fn limited(change: impl FnOnce(&mut LimitRequest)) -> Result<ContainerPlan, Refu
 
 #[test]
 fn limits_are_checked() {
-    for memory in ["", "x", "0", "1m", "-1", "1.m", "99999999999t", "1q", "1 0m"] {
+    for memory in [
+        "",
+        "x",
+        "0",
+        "1m",
+        "-1",
+        "1.m",
+        "99999999999t",
+        "1152921504606846976",
+        "18446744073709551615",
+        "1q",
+        "1 0m",
+    ] {
         assert!(limited(|limits| limits.memory = Some(memory.into())).is_err(), "{memory:?}");
     }
     for cpus in [0.0, -1.0, f64::NAN, f64::INFINITY, 0.001] {

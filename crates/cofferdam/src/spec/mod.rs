@@ -171,6 +171,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
     }
     host_limits::clamp(&mut editor, host);
     resources::apply(&mut editor, plan, rates, host, runtime)?;
+    resources::check(&mut editor, host, runtime)?;
     let memory_headroom_bytes = resources::leave_room(&editor, runtime)?;
     let cgroup = resources::place(&mut editor, plan, host)?;
     let mut flags = runtime.prepare(&mut editor, &network, plan, host)?;

@@ -18,6 +18,7 @@ use crate::state::write_atomically;
 
 const RESOURCES: &str = "/linux/resources";
 const MEMORY_LIMIT: &str = "/linux/resources/memory/limit";
+const UNIFIED: &str = "/linux/resources/unified";
 /// The file of cgroup v2 that has all of a cgroup killed at once, below `linux.resources.unified`.
 const OOM_GROUP: &str = "/linux/resources/unified/memory.oom.group";
 
@@ -161,6 +162,27 @@ pub(super) fn leave_room(editor: &SpecEditor, runtime: &dyn Runtime) -> Result<u
     Ok(runtime.memory_headroom(limit))
 }
 
+/// Checks what a bundle's own resources say, of which a plan has been checked.
+pub(super) fn check(editor: &mut SpecEditor, host: &HostFacts, runtime: &dyn Runtime) -> Result<(), Refused> {
+    let limits = Limits::of_resources(editor.get(RESOURCES).unwrap_or(&Value::Null));
+    limits.check_swap()?;
+    for (option, file, wanted) in [
+        ("--cpuset-cpus", "cpuset.cpus", &limits.cpuset_cpus),
+        ("--cpuset-mems", "cpuset.mems", &limits.cpuset_mems),
+    ] {
+        let checked = wanted.as_ref().map_or(Ok(()), |wanted| host.cgroups.check_cpuset(file, wanted));
+        checked.map_err(|why| Refused::new(option, why))?;
+    }
+    let unified = editor.get(UNIFIED).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    if unified > 0 && host.cgroups.layout != CgroupLayout::V2 {
+        return Err(Refused::new("linux.resources.unified", "it is for cgroup v2, which is not here"));
+    }
+    if unified > 0 && runtime.is_sandbox() {
+        editor.warn("runsc passes over linux.resources.unified: nothing of it holds");
+    }
+    Ok(())
+}
+
 /// Refuses a limit of memory under which the runtime cannot make a container.
 pub(crate) fn check_floor(limit: u64, runtime: &dyn Runtime) -> Result<(), Refused> {
     let floor = runtime.memory_floor();
@@ -168,10 +190,8 @@ pub(crate) fn check_floor(limit: u64, runtime: &dyn Runtime) -> Result<(), Refus
         return Ok(());
     }
     let (limit, floor) = (format_bytes(limit), format_bytes(floor));
-    Err(Refused::new(
-        "--memory",
-        format!("{limit} is too little to start a sandbox in: give at least {floor}"),
-    ))
+    let what = if runtime.is_sandbox() { "a sandbox" } else { "a process" };
+    Err(Refused::new("--memory", format!("{limit} is too little to start {what} in: give at least {floor}")))
 }
 
 /// Gives the container a cgroup of its own, or makes sure that nothing was asked for that needs one.
@@ -189,14 +209,6 @@ pub(super) fn place(
                 what,
                 &format!("the controller `{controller}` is not there on this host"),
             ));
-        }
-    }
-    for (option, file, wanted) in [
-        ("--cpuset-cpus", "cpuset.cpus", &plan.limits.cpuset_cpus),
-        ("--cpuset-mems", "cpuset.mems", &plan.limits.cpuset_mems),
-    ] {
-        if let Some(wanted) = wanted {
-            host.cgroups.check_cpuset(file, wanted).map_err(|why| Refused::new(option, why))?;
         }
     }
     if plan.cgroup_manager == CgroupManager::Systemd {
@@ -246,16 +258,27 @@ fn limited(editor: &SpecEditor, plan: &ContainerPlan) -> Vec<(&'static str, &'st
     let is_limited = |path: &str| editor.get(path).and_then(Value::as_i64).is_some_and(|limit| limit > 0);
     let numbers = known.into_iter().filter(|(_, _, path)| is_limited(path));
     let mut limited: Vec<_> = numbers.map(|(what, controller, _)| (what, controller)).collect();
-    let limits = &plan.limits;
+    let is_there = |path: &str| editor.get(path).is_some_and(|value| !is_empty(value));
     let others = [
-        ("CPUs", "cpuset", limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some()),
-        ("CPU time", "cpu", limits.cpu_quota_us.is_some()),
-        ("devices", "io", !plan.resources.device_rates.is_empty()),
-        ("huge pages", "hugetlb", !plan.resources.hugepages.is_empty()),
+        ("CPUs", "cpuset", is_there("/linux/resources/cpu/cpus") || is_there("/linux/resources/cpu/mems")),
+        ("CPU time", "cpu", plan.limits.cpu_quota_us.is_some()),
+        ("devices", "io", is_there("/linux/resources/blockIO")),
+        ("huge pages", "hugetlb", is_there("/linux/resources/hugepageLimits")),
     ];
     limited
         .extend(others.into_iter().filter(|(_, _, is_limited)| *is_limited).map(|(what, by, _)| (what, by)));
     limited
+}
+
+/// Whether a value says nothing: null, or an empty text, list or object.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(entries) => entries.is_empty(),
+        Value::Object(fields) => fields.values().all(is_empty),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 fn unavailable(what: &'static str, why: &str) -> PrepareError {

@@ -111,6 +111,9 @@ pub struct Record {
     /// When it is told that its memory gets short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_warn: Option<MemoryThreshold>,
+    /// Whether that has been told, and has been so since.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub memory_warned: bool,
     /// For how long after each start its CPU quota does not hold yet.
     #[serde(
         default,
@@ -197,6 +200,11 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 /// Signals that a record keeps; the oldest go first.
 const SENT_LIMIT: usize = 64;
 
@@ -231,6 +239,7 @@ impl Record {
         self.health = None;
         self.sent.clear();
         self.oom_kills = 0;
+        self.memory_warned = false;
     }
 
     /// The out-of-memory kills of a run that have not been told before its end, if there are any. They are told now.

@@ -7,7 +7,9 @@ use super::error::{StartError, supervision};
 use super::remains::Counters;
 use super::supervisor::{Mode, NOTE_PAUSE, Supervisor};
 use crate::cgroup::kernel_log::{Verdict, killed_for_memory};
-use crate::cgroup::{CgroupPath, MemoryWarning, OomWatch, UsageWatch, give_parents_cpus, limits};
+use crate::cgroup::{
+    CgroupPath, MemoryWarning, OomWatch, UsageWatch, WarningReason, give_parents_cpus, limits,
+};
 use crate::event::Happening;
 use crate::exit::ExitReport;
 use crate::request::Limits;
@@ -76,8 +78,15 @@ impl Supervisor {
     /// Begins to watch how much memory is in use, if that was asked for.
     pub(super) fn watch_usage(&self) -> Option<UsageWatch> {
         let threshold = self.record.memory_warn?;
-        let watch = UsageWatch::begin(self.remains().memory_directory()?, threshold);
+        let watch =
+            UsageWatch::begin(self.remains().memory_directory()?, threshold, self.record.memory_warned);
         watch.inspect_err(|error| tracing::warn!(%error, "nobody will tell that its memory gets short")).ok()
+    }
+
+    pub(super) fn tell_warning(&mut self, warning: MemoryWarning) {
+        self.record.memory_warned |= warning.reason == WarningReason::Usage;
+        self.tell(Happening::MemoryWarning { warning });
+        self.note(self.record.status);
     }
 
     pub(super) fn tell_kills(&mut self, kills: u64) {
@@ -127,6 +136,11 @@ impl Supervisor {
     pub(super) async fn end_boost(&mut self) {
         self.quota_at = None;
         let quota = Limits { cpu_quota_us: self.record.limits.cpu_quota_us, ..Limits::default() };
+        let held = self.record.cgroup.as_ref().map(|cgroup| limits::read(&self.host.cgroups, cgroup));
+        if held.is_some_and(|held| held.cpu_quota_us == quota.cpu_quota_us) {
+            // A predecessor has seen to it.
+            return;
+        }
         if let Err(failure) = self.update(&quota).await {
             tracing::warn!(%failure, "the CPU quota does not hold yet; trying again");
             self.quota_at = Some(Instant::now() + NOTE_PAUSE);

@@ -1,6 +1,6 @@
 //! Changing the limits of a container that runs.
 
-use crate::cgroup::limits;
+use crate::cgroup::{CgroupPath, limits};
 use crate::error::{Code, Failure};
 use crate::host::HostFacts;
 use crate::request::Limits;
@@ -40,19 +40,53 @@ pub(crate) async fn change_limits(
         let checked = list.as_ref().map_or(Ok(()), |list| host.cgroups.check_cpuset(file, list));
         checked.map_err(|why| refused(crate::request::Refused::new(file, why)))?;
     }
-    change_in_cgroup((runtime, target), host, container, record, wanted.clone().with_more_memory(headroom))
-        .await?;
     // In whole pages, as the kernel has it; the headroom is no part of what was asked for.
     let wanted = limits::in_pages(&wanted, host.cgroups.has_memory_on_v2());
-    record.limits = record.limits.overlaid_with(&wanted);
-    record.memory_headroom_bytes = headroom;
-    let mut lasting = record.limits.clone();
-    if record.cpu_boost.is_some() {
-        lasting.cpu_quota_us = None;
+    let limits = record.limits.overlaid_with(&wanted);
+    // First, for the runs to come: where there is no room on the disk, nothing is changed.
+    write_limits(&container.bundle(), &lasting(&limits, record)).map_err(|error| unwritten(&error))?;
+    let change = wanted.clone().with_more_memory(headroom);
+    if let Err(failure) = change_in_cgroup((runtime, target), host, container, record, change).await {
+        if let Some(cgroup) = &record.cgroup {
+            put_back(host, cgroup, record);
+        }
+        let before = lasting(&record.limits, record);
+        write_limits(&container.bundle(), &before)
+            .unwrap_or_else(|error| tracing::warn!(%error, "the next run has the limits that were refused"));
+        return Err(failure);
     }
-    write_limits(&container.bundle(), &lasting)
-        .unwrap_or_else(|error| tracing::warn!(%error, "the next run will have the limits of before"));
+    record.limits = limits;
+    record.memory_headroom_bytes = headroom;
     Ok(wanted)
+}
+
+/// What a run begins with: not the CPU quota that comes later.
+fn lasting(limits: &Limits, record: &Record) -> Limits {
+    let quota = limits.cpu_quota_us.filter(|_| record.cpu_boost.is_none());
+    Limits { cpu_quota_us: quota, ..limits.clone() }
+}
+
+fn unwritten(error: &std::io::Error) -> Failure {
+    Failure {
+        code: Code::StateWrite,
+        what: "the limits cannot be written down, so that they would not hold in the next run".into(),
+        why: vec![error.to_string()],
+        next: Some("make room on the file system of the state directory".into()),
+    }
+}
+
+/// What held before a change of which a part has failed. Each by itself: what cannot be put back has not been changed.
+fn put_back(host: &HostFacts, cgroup: &CgroupPath, record: &Record) {
+    for part in held(record).parts() {
+        if let Err(error) = limits::write(&host.cgroups, cgroup, &part) {
+            tracing::warn!(%error, "a limit of before the update does not hold again");
+        }
+    }
+}
+
+/// The limits that its cgroup has by the record.
+fn held(record: &Record) -> Limits {
+    lasting(&record.limits, record).with_more_memory(record.memory_headroom_bytes)
 }
 
 async fn change_in_cgroup(
@@ -71,9 +105,7 @@ async fn change_in_cgroup(
     let mut wanted = wanted;
     if cgroup.is_scope() {
         // systemd has written the memory files of it anew, by what it knows: neither swap nor what dies together.
-        let mut held = record.limits.clone().with_more_memory(record.memory_headroom_bytes);
-        held.cpu_quota_us = held.cpu_quota_us.filter(|_| record.cpu_boost.is_none());
-        wanted = held.overlaid_with(&wanted);
+        wanted = held(record).overlaid_with(&wanted);
         limits::write_oom_group(&host.cgroups, cgroup, group).map_err(|error| Failure::of(&error))?;
     }
     let words = match changed {

@@ -10,7 +10,6 @@ use super::control::Command;
 use super::probing::next_answer;
 use super::requests::log_failure;
 use super::supervisor::{Made, Supervisor};
-use crate::event::Happening;
 use crate::exit::{AskedBy, Death, HelperDeath, ProcessEnd};
 use crate::process::Claim;
 use crate::signal::Signal;
@@ -34,6 +33,7 @@ impl Supervisor {
         }
         let end = loop {
             if std::mem::take(&mut self.memory_limit_has_changed) {
+                self.record.memory_warned = false;
                 made.warning = self.watch_usage();
             }
             let deadlines = [self.kill_at.map(|(at, _)| at), self.limits.next(), self.note_at, self.quota_at];
@@ -55,7 +55,7 @@ impl Supervisor {
                     None => made.oom = None,
                 },
                 warning = next_warning(made.warning.as_mut()) => match warning {
-                    Some(warning) => self.tell(Happening::MemoryWarning { warning }),
+                    Some(warning) => self.tell_warning(warning),
                     None => made.warning = None,
                 },
                 answer = next_answer(self.probing.as_mut()), if self.can_be_asked() => self.take_answer(answer, made).await,
