@@ -82,6 +82,14 @@ pub(crate) fn write(cgroups: &Cgroups, path: &CgroupPath, limits: &Limits) -> Re
     Ok(())
 }
 
+/// Lets it have all CPU time that there is.
+pub(crate) fn lift_quota(cgroups: &Cgroups, path: &CgroupPath) -> Result<(), LimitError> {
+    match cgroups.directory_of(path, "cpu").ok_or(LimitError::NoController("cpu"))? {
+        V1(directory) => put(&directory.join("cpu.cfs_quota_us"), "-1"),
+        V2(directory) => put(&directory.join("cpu.max"), &format!("max {CPU_PERIOD_US}")),
+    }
+}
+
 /// Memory, and swap with it. Under v1 the one may never be more than the two together, not for a moment.
 fn write_memory(directory: &ControllerDirectory, bytes: u64, swap: Option<i64>) -> Result<(), LimitError> {
     match (directory, swap) {

@@ -4,8 +4,8 @@
 //! - v1: an eventfd that is registered for `memory.oom_control` is written to when an OOM begins
 //!   (`mem_cgroup_oom_notify`), before anything is killed, and also when the cgroup is removed.
 //!
-//! Either is a reason to look. The evidence is the counter `oom_kill`, which is read again for a while: a kill that
-//! follows from what was told is counted a moment later.
+//! Either is a reason to look; the evidence is the counter `oom_kill`. Under v2 a kill is counted before it is told, and
+//! each is told. Under v1 it follows from what was told, and is counted a moment later: the counter is read for a while.
 //! Not here: a kill by the whole machine's OOM killer under v1, of which the cgroup is not told. The counter has it, and
 //! is read at the end in any case.
 
@@ -74,9 +74,14 @@ impl OomWatch {
                 tokio::time::sleep(LOOK_AGAIN).await;
             } else {
                 self.wake_up().await.ok()?;
-                self.look_until = Instant::now() + LOOK_LIMIT;
+                self.look_until = Instant::now() + self.look_limit();
             }
         }
+    }
+
+    /// A container that lives at its limit is told of all the time under v2.
+    fn look_limit(&self) -> Duration {
+        if self.control.is_some() { LOOK_LIMIT } else { Duration::ZERO }
     }
 
     /// Resolves when the kernel has told of something since the last call. Cancel safe.

@@ -32,6 +32,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const FREE_PARTS: u64 = 16;
 /// The part of the threshold by which the kernel's account may be behind: it charges in batches.
 const BATCH_PARTS: u64 = 64;
+/// The part of a sandbox's headroom that it uses in any case, so that it does not count as its guest's.
+const HEADROOM_PARTS: u64 = 2;
 /// Waiting for memory is told when it takes a tenth of a second (microseconds: stalled, window).
 const PRESSURE: &str = "some 100000 1000000";
 /// How long such a warning holds.
@@ -90,18 +92,19 @@ pub(crate) struct UsageWatch {
 }
 
 impl UsageWatch {
-    /// Begins to watch. `is_told` says that the threshold was reached, and that this has been told.
+    /// Begins to watch. The threshold is one of the limit without the headroom of a sandbox. `is_told` says that the threshold was reached, and that this has been told.
     ///
     /// # Errors
     /// The system's; there is no limit.
     pub(crate) fn begin(
         directory: ControllerDirectory,
         threshold: MemoryThreshold,
+        headroom: u64,
         is_told: bool,
     ) -> io::Result<Self> {
         let limit = directory.read_memory_limit();
         let limit = limit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no limit"))?;
-        let threshold = threshold.bytes(limit);
+        let threshold = threshold.bytes(limit.saturating_sub(headroom)) + headroom / HEADROOM_PARTS;
         let (told_by, usage, pressure) = match &directory {
             ControllerDirectory::V1(path) => {
                 let usage = File::open(path.join("memory.usage_in_bytes"))?;

@@ -78,6 +78,7 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
                 return lost_helper(death, helper, evidence);
             }
             if code == Signal::KILL.shell_code() && oom_kills > 0 && death.sender_of(Signal::KILL).is_none() {
+                evidence.push(handed_on());
                 return (Cause::OomKilled { victim: OomVictim::Child }, None, evidence);
             }
             let guest_signal = code.checked_sub(128).and_then(|n| Signal::from_number(i32::from(n)));
@@ -92,6 +93,12 @@ pub fn decide(death: &Death) -> (Cause, Option<AskedBy>, Vec<Evidence>) {
             }
         }
     }
+}
+
+fn handed_on() -> Evidence {
+    let explanation = "the kernel killed a process of it for lack of memory, and it exited with 137 itself: whether it \
+                       handed that one's end on, or another one's, nobody has seen";
+    Evidence::Ambiguous { explanation: explanation.into() }
 }
 
 fn same_under_gvisor(code: u8, signal: Signal, sent_by: Option<AskedBy>) -> Evidence {

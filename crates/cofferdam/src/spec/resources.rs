@@ -103,6 +103,10 @@ pub(super) fn apply(
     if plan.resources.memory_warn.is_some() && !has_limit {
         return Err(Refused::new("--memory-warn", "there is no limit of memory: give --memory").into());
     }
+    if plan.resources.memory_warn.is_some() && editor.get("/linux/resources/unified/memory.high").is_some() {
+        let why = "the bundle sets memory.high, by which it would be told";
+        return Err(Refused::new("--memory-warn", why).into());
+    }
     for ResolvedRate { rate, major, minor } in rates {
         let value = json!({ "major": major, "minor": minor, "rate": rate.rate });
         editor.push(&format!("{RESOURCES}/blockIO/{}", rate.kind), value, "--device-*-bps, --device-*-iops");
@@ -176,6 +180,9 @@ pub(super) fn check(editor: &mut SpecEditor, host: &HostFacts, runtime: &dyn Run
     let unified = editor.get(UNIFIED).and_then(Value::as_object).map_or(0, serde_json::Map::len);
     if unified > 0 && host.cgroups.layout != CgroupLayout::V2 {
         return Err(Refused::new("linux.resources.unified", "it is for cgroup v2, which is not here"));
+    }
+    if editor.get("/linux/resources/memory/disableOOMKiller") == Some(&Value::Bool(true)) {
+        editor.warn("disableOOMKiller: when its memory runs out, it stands still instead of ending");
     }
     if unified > 0 && runtime.is_sandbox() {
         editor.warn("runsc passes over linux.resources.unified: nothing of it holds");

@@ -28,11 +28,12 @@ impl Supervisor {
         {
             give_parents_cpus(&self.host.cgroups, cgroup).map_err(supervision("its cgroup has no CPUs"))?;
         }
-        if mode == Mode::Run && self.record.memory_headroom_bytes == 0 {
+        if mode == Mode::Run && self.record.memory_headroom_bytes == 0 && self.record.cpu_boost.is_none() {
             return Ok(runtime.run(call).await?);
         }
         let pid = runtime.create(call).await?;
         self.add_headroom()?;
+        self.try_quota()?;
         if mode == Mode::Run {
             runtime.start(target).await?;
         }
@@ -49,6 +50,14 @@ impl Supervisor {
             ..Limits::default()
         };
         Ok(limits::write(&self.host.cgroups, cgroup, &memory.with_more_memory(headroom))?)
+    }
+
+    /// Makes sure that the CPU quota can hold once it comes: under v1 it may not be more than that of a cgroup above.
+    fn try_quota(&self) -> Result<(), StartError> {
+        let (Some(cgroup), Some(_)) = (&self.record.cgroup, self.record.cpu_boost) else { return Ok(()) };
+        let quota = Limits { cpu_quota_us: self.record.limits.cpu_quota_us, ..Limits::default() };
+        limits::write(&self.host.cgroups, cgroup, &quota)?;
+        Ok(limits::lift_quota(&self.host.cgroups, cgroup)?)
     }
 
     /// Makes sure that the container's process is in the cgroup by which it is limited and its end is judged. One that has
@@ -78,8 +87,8 @@ impl Supervisor {
     /// Begins to watch how much memory is in use, if that was asked for.
     pub(super) fn watch_usage(&self) -> Option<UsageWatch> {
         let threshold = self.record.memory_warn?;
-        let watch =
-            UsageWatch::begin(self.remains().memory_directory()?, threshold, self.record.memory_warned);
+        let (headroom, is_told) = (self.record.memory_headroom_bytes, self.record.memory_warned);
+        let watch = UsageWatch::begin(self.remains().memory_directory()?, threshold, headroom, is_told);
         watch.inspect_err(|error| tracing::warn!(%error, "nobody will tell that its memory gets short")).ok()
     }
 
