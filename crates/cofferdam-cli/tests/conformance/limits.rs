@@ -399,11 +399,12 @@ fn where_its_own_cgroup_is_the_topmost(lab: &Lab) {
 }
 
 fn what_makes_no_sense(lab: &Lab) {
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 13] = [
         &["--memory-swap", "64m"],
         &["-m", "64m", "--memory-swap", "32m"],
         &["--memory-warn", "90%"],
         &["-m", "64m", "--memory-warn", "0%"],
+        &["-m", "64m", "--memory-warn", "64m"],
         &["-m", "64m", "--oom-kill", "all"],
         &["--cpu-boost", "1s"],
         &["--cpu-shares", "1"],
