@@ -52,7 +52,7 @@ pub fn measure(lab: &Lab, count: usize) -> Told {
         let poller = scope.spawn(move || poll(lab, &is_over));
         let mut ids = Vec::new();
         for _ in 0..count {
-            let id = lab.run_detached(&["-m", "64m"], &["tail", "/dev/zero"]);
+            let id = lab.run_detached(&["-m", "24m"], &["tail", "/dev/zero"]);
             let pid = lab.report(&id)["evidence"][0]["pid"].as_i64().expect("it was waited for");
             match (event_of(lab, &id), clock.kill_of(pid)) {
                 (Some(at), Some(kill)) => {

@@ -5,7 +5,7 @@
 //! - `launch`: the one place where the steps are put together, and unmade in reverse.
 //! - effects: `runtime`, `process`, `supervise`, `state`, `bundle`, `rootfs`, `cgroup`, `network`, `inventory`, `host`,
 //!   `keeper`.
-//! - decisions, pure: `id`, `request`, `lifecycle`, `exit`, `spec`, `signal`; and `error`, which all use.
+//! - decisions, pure: `id`, `request`, `lifecycle`, `exit`, `spec`, `gpu`, `signal`; and `error`, which all use.
 //!
 //! `sys` is the floor: the only unsafe code.
 
@@ -17,6 +17,7 @@ pub mod error;
 pub mod event;
 pub mod exit;
 pub mod fault;
+pub mod gpu;
 pub mod health;
 pub mod host;
 pub mod id;

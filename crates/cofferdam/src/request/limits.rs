@@ -20,8 +20,8 @@ const CPU_QUOTA_FLOOR_US: u64 = 1_000;
 const CPU_SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 /// Memory from here on is more than any machine has, and what cgroup v1 shows for none.
 const MEMORY_CEILING_BYTES: u64 = 1 << 60;
-/// The longest list of CPUs, in bytes: one of 8192 that leaves every other out is shorter.
-const LIST_LIMIT_BYTES: usize = 32 << 10;
+/// The longest list of CPUs, in bytes: one that leaves every other of a thousand out is shorter.
+const LIST_LIMIT_BYTES: usize = 8 << 10;
 /// The highest number of a CPU or a memory node that is taken for one.
 const HIGHEST_NODE: u32 = 8191;
 
@@ -298,10 +298,7 @@ pub(crate) fn list_of(text: &str) -> Option<BTreeSet<u32>> {
         if first > last || last > HIGHEST_NODE {
             return None;
         }
-        // Not a hundred thousand times the same.
-        if !(numbers.contains(&first) && numbers.range(first..=last).count() == (last - first + 1) as usize) {
-            numbers.extend(first..=last);
-        }
+        numbers.extend(first..=last);
     }
     Some(numbers)
 }

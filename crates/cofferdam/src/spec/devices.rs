@@ -6,27 +6,17 @@
 use serde_json::{Value, json};
 
 use super::SpecEditor;
+use crate::gpu::{Node, Sign, detect};
 
 /// Permissions of a device node that has none: without `fileMode` a sentry before 20260223 crashes (a nil pointer).
 const DEVICE_FILE_MODE: u32 = 0o666;
-
-/// Whether a device node is one that nvproxy serves.
-pub(crate) fn is_nvproxy_device(path: &str) -> bool {
-    let Some(name) = path.strip_prefix("/dev/") else { return false };
-    match name {
-        "nvidiactl" | "nvidia-uvm" => true,
-        _ => name
-            .strip_prefix("nvidia")
-            .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())),
-    }
-}
 
 /// Takes every device node out but those that nvproxy serves, and completes these. Says whether any is left.
 pub(crate) fn keep_only_nvidia(editor: &mut SpecEditor) -> bool {
     let list = "/linux/devices";
     editor.drop_entries(list, |device| {
         let path = device.get("path").and_then(Value::as_str).unwrap_or_default();
-        (!is_nvproxy_device(path))
+        (!Node::at(path).is_some_and(Node::is_of_nvproxy))
             .then(|| format!("gVisor makes its own /dev, in which {path} would be a dead node"))
     });
     let devices: Vec<Value> = editor.entries(list).cloned().collect();
@@ -44,28 +34,30 @@ pub(crate) fn keep_only_nvidia(editor: &mut SpecEditor) -> bool {
     !devices.is_empty()
 }
 
+/// Says which GPUs a specification asks for by an annotation of CDI alone: whoever writes such a thing means somebody to
+/// put their device nodes in, and nobody has.
+pub(super) fn warn_of_unresolved(editor: &mut SpecEditor) {
+    let findings = detect(editor.value());
+    let has_node = findings.iter().any(|finding| matches!(finding.sign, Sign::Node(Node::Gpu(_))));
+    let asked: Vec<&str> = findings
+        .iter()
+        .filter_map(|finding| match &finding.sign {
+            Sign::Cdi(device) => Some(device.as_str()),
+            _ => None,
+        })
+        .collect();
+    if !asked.is_empty() && !has_node {
+        let asked = asked.join(", ");
+        editor.warn(format!(
+            "the bundle asks for {asked} by an annotation, and has no device nodes of them: it gets no GPU. Let who made it \
+             resolve them; cofferdam does not yet"
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_devices_of_nvproxy_are_known_exactly() {
-        for path in ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia17"] {
-            assert!(is_nvproxy_device(path), "{path}");
-        }
-        for path in [
-            "",
-            "/dev/",
-            "/dev/nvidia",
-            "/dev/nvidia-uvm-tools",
-            "/dev/nvidia-modeset",
-            "/dev/nvidia0x",
-            "/nvidia0",
-            "/dev/dri/card0",
-        ] {
-            assert!(!is_nvproxy_device(path), "{path}");
-        }
-    }
 
     #[test]
     fn other_devices_go_and_missing_modes_come() {
@@ -83,5 +75,20 @@ mod tests {
         assert_eq!(edits.len(), 4);
         let mut editor = SpecEditor::new(json!({ "linux": { "devices": [{ "path": "/dev/fuse" }] } }));
         assert!(!keep_only_nvidia(&mut editor));
+    }
+
+    #[test]
+    fn an_annotation_alone_gives_no_gpu() {
+        let warnings = |spec| {
+            let mut editor = SpecEditor::new(spec);
+            warn_of_unresolved(&mut editor);
+            editor.finish().2
+        };
+        let annotations = json!({ "cdi.k8s.io/x": "nvidia.com/gpu=0" });
+        let alone = warnings(json!({ "annotations": annotations }));
+        assert!(alone[0].contains("nvidia.com/gpu=0"), "{alone:?}");
+        let devices = json!([{ "path": "/dev/nvidia0" }]);
+        let resolved = json!({ "annotations": annotations, "linux": { "devices": devices } });
+        assert!(warnings(resolved).is_empty() && warnings(json!({})).is_empty());
     }
 }

@@ -170,6 +170,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
         init::apply(&mut editor, init);
     }
     host_limits::clamp(&mut editor, host);
+    devices::warn_of_unresolved(&mut editor);
     resources::apply(&mut editor, plan, rates, host, runtime)?;
     resources::check(&mut editor, host, runtime)?;
     let memory_headroom_bytes = resources::leave_room(&editor, runtime)?;
