@@ -159,6 +159,7 @@ impl Supervisor {
         }
         // systemd writes the memory files of a scope anew whatever is changed.
         let is_scope = self.record.cgroup.as_ref().is_some_and(CgroupPath::is_scope);
+        self.record.memory_warned &= limits.memory_bytes.is_none();
         self.memory_limit_has_changed |= limits.memory_bytes.is_some() || is_scope;
         self.note(self.record.status);
         self.tell(Happening::Update { limits });

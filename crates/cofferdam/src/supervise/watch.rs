@@ -33,7 +33,6 @@ impl Supervisor {
         }
         let end = loop {
             if std::mem::take(&mut self.memory_limit_has_changed) {
-                self.record.memory_warned = false;
                 made.warning = self.watch_usage();
             }
             let deadlines = [self.kill_at.map(|(at, _)| at), self.limits.next(), self.note_at, self.quota_at];
