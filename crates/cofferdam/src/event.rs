@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::MemoryWarning;
-use crate::exit::{AskedBy, Cause, ExitReport, is_zero};
+use crate::exit::{AskedBy, Cause, ExitReport, is_default};
 use crate::health::HealthStatus;
 use crate::id::{ContainerId, ContainerName};
 use crate::request::Limits;
@@ -113,7 +113,7 @@ pub enum Happening {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         asked_by: Option<AskedBy>,
         /// How often it had been started again before.
-        #[serde(default, skip_serializing_if = "is_zero")]
+        #[serde(default, skip_serializing_if = "is_default")]
         restarts: u32,
     },
     /// It was forgotten.

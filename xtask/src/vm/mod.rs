@@ -182,8 +182,10 @@ fn boot(directory: &Path, input: &Path, init: Init) -> Result<i32> {
     let disk = |path: &Path, id: &str, options: &str| {
         format!("file={},format=raw,if=none,id={id},{options}", path.display())
     };
-    let mut machine = Command::new("timeout");
+    // It does not outlive us: it takes whole CPUs.
+    let mut machine = Command::new("setpriv");
     machine
+        .args(["--pdeathsig", "TERM", "timeout"])
         .args(["--kill-after", "5", TIME_LIMIT_S, "qemu-system-x86_64", "-nodefaults", "-no-user-config"])
         .args(["-no-reboot", "-display", "none", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512"])
         .args(["-cpu", "max", "-smp", "2", "-m", MEMORY_MIB])

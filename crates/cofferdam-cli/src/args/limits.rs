@@ -16,7 +16,7 @@ pub(crate) struct LimitArgs {
     #[arg(short, long, value_name = "SIZE")]
     memory: Option<String>,
     /// Memory and swap together; -1 for no limit [default: twice --memory]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     memory_swap: Option<String>,
     /// CPU time, in CPUs, such as 1.5
     #[arg(long, value_name = "NUMBER")]

@@ -7,7 +7,7 @@ use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 
 use super::{CgroupPath, ControllerDirectory};
-use crate::request::list_of;
+use crate::request::{Limits, Refused, list_of};
 
 /// How the hierarchies are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,10 +39,12 @@ pub struct Cgroups {
     /// Whether swap can be limited.
     #[serde(default)]
     pub counts_swap: bool,
-    /// The CPUs and the memory nodes that can be given to a container, as the kernel writes them; empty where they are
-    /// not known.
+    /// The CPUs that can be given to a container, as the kernel writes them; empty where they are not known.
     #[serde(default)]
-    pub cpuset: [String; 2],
+    pub cpus: String,
+    /// The memory nodes.
+    #[serde(default)]
+    pub memory_nodes: String,
     /// What is mounted at each mount point: `/`, or the cgroup that stands for it in a container.
     #[serde(default)]
     roots: BTreeMap<PathBuf, String>,
@@ -57,20 +59,21 @@ impl Cgroups {
     #[must_use]
     pub fn probe() -> Self {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut cgroups = Self::from_mountinfo(&mountinfo, Handed::down_at);
+        let mut cgroups = Self::from_mountinfo(&mountinfo, Delegation::at);
         cgroups.writable = cgroups.layout != CgroupLayout::None
             && cgroups.mount_points().all(|path| access(path, Access::WRITE_OK).is_ok());
         cgroups.counts_swap = match cgroups.v1.get("memory") {
             Some(mount) => mount.join("memory.memsw.limit_in_bytes").exists(),
             None => cgroups.has("memory") && Path::new("/proc/swaps").exists(),
         };
-        cgroups.cpuset = ["cpus", "mems"].map(|what| cgroups.read_cpuset(what).unwrap_or_default());
+        cgroups.cpus = cgroups.read_cpuset("cpus").unwrap_or_default();
+        cgroups.memory_nodes = cgroups.read_cpuset("mems").unwrap_or_default();
         cgroups
     }
 
-    /// Reads the layout off the text of `/proc/self/mountinfo`; `handed_down` looks at a v2 mount.
+    /// Reads the layout off the text of `/proc/self/mountinfo`; `delegation` looks at a v2 mount.
     #[must_use]
-    pub fn from_mountinfo(mountinfo: &str, handed_down: impl Fn(&Path) -> Handed) -> Self {
+    pub fn from_mountinfo(mountinfo: &str, delegation: impl Fn(&Path) -> Delegation) -> Self {
         let mut v1 = BTreeMap::new();
         let mut v2 = None;
         let mut roots = BTreeMap::new();
@@ -101,13 +104,12 @@ impl Cgroups {
             (false, Some(_)) => CgroupLayout::Hybrid,
             (false, None) => CgroupLayout::V1,
         };
-        let Handed { down, kept } = v2.as_deref().map(handed_down).unwrap_or_default();
-        let of_v1 =
-            || v1.keys().filter(|name| !name.starts_with("name=")).map(|name| modern(name).to_owned());
+        let Delegation { delegated, kept } = v2.as_deref().map(delegation).unwrap_or_default();
+        let of_v1 = v1.keys().filter(|name| !name.starts_with("name=")).map(|name| v2_name(name).to_owned());
         let (controllers, out_of_reach) = match layout {
-            CgroupLayout::V2 => (down.clone(), kept),
+            CgroupLayout::V2 => (delegated.clone(), kept),
             // Runtimes use the v1 hierarchies alone then.
-            _ => (of_v1().collect(), down.clone()),
+            _ => (of_v1.collect(), delegated.clone()),
         };
         Self {
             layout,
@@ -115,10 +117,11 @@ impl Cgroups {
             controllers,
             out_of_reach,
             counts_swap: false,
-            cpuset: Default::default(),
+            cpus: String::new(),
+            memory_nodes: String::new(),
             roots,
             v1,
-            v2: v2.map(|point| (point, down)),
+            v2: v2.map(|point| (point, delegated)),
         }
     }
 
@@ -126,11 +129,6 @@ impl Cgroups {
     #[must_use]
     pub fn has(&self, controller: &str) -> bool {
         self.controllers.iter().any(|name| name == controller)
-    }
-
-    /// Whether memory is limited by v2.
-    pub(crate) fn has_memory_on_v2(&self) -> bool {
-        self.layout == CgroupLayout::V2
     }
 
     /// Whether there are controllers on v1 and on v2.
@@ -165,17 +163,21 @@ impl Cgroups {
             .map_or_else(|| PathBuf::from("/sys/fs/cgroup"), Path::to_path_buf)
     }
 
-    /// Checks that a container can have these CPUs (`cpuset.cpus`) or memory nodes (`cpuset.mems`).
+    /// Checks that a container can have its CPUs and memory nodes.
     ///
     /// # Errors
-    /// What it can have.
-    pub(crate) fn check_cpuset(&self, file: &str, wanted: &str) -> Result<(), String> {
-        let known = &self.cpuset[usize::from(file == "cpuset.mems")];
-        match (list_of(known), list_of(wanted)) {
-            (Some(known), Some(wanted)) if wanted.is_subset(&known) => Ok(()),
-            (Some(_), _) => Err(format!("{wanted} is not there; there is {known}")),
-            (None, _) => Ok(()),
+    /// [`Refused`] says what there is.
+    pub(crate) fn check_cpusets(&self, limits: &Limits) -> Result<(), Refused> {
+        for (option, wanted, there) in [
+            ("--cpuset-cpus", &limits.cpuset_cpus, &self.cpus),
+            ("--cpuset-mems", &limits.cpuset_mems, &self.memory_nodes),
+        ] {
+            let (Some(wanted), Some(known)) = (wanted, list_of(there)) else { continue };
+            if !list_of(wanted).is_some_and(|wanted| wanted.is_subset(&known)) {
+                return Err(Refused::new(option, format!("{wanted} is not there; there is {there}")));
+            }
         }
+        Ok(())
     }
 
     /// What there is for containers, as the topmost cgroup says it.
@@ -234,7 +236,7 @@ fn below(mount: &Path, path: &CgroupPath) -> PathBuf {
 }
 
 /// The name under v2 of a controller of v1.
-fn modern(controller: &str) -> &str {
+fn v2_name(controller: &str) -> &str {
     if controller == "blkio" { "io" } else { controller }
 }
 
@@ -245,24 +247,24 @@ fn v1_name(controller: &str) -> &str {
 
 /// The controllers of the topmost v2 cgroup that is seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Handed {
+pub struct Delegation {
     /// Those that a child of it can have.
-    down: Vec<String>,
+    delegated: Vec<String>,
     /// Those that it keeps.
     kept: Vec<String>,
 }
 
-impl Handed {
-    /// These are handed down, and none is kept.
+impl Delegation {
+    /// These are delegated, and none is kept.
     #[cfg(test)]
-    pub(super) fn all(down: &[&str]) -> Self {
-        Self { down: down.iter().map(|&name| name.to_owned()).collect(), kept: vec![] }
+    pub(super) fn of_all(delegated: &[&str]) -> Self {
+        Self { delegated: delegated.iter().map(|&name| name.to_owned()).collect(), kept: vec![] }
     }
 
     /// In a container with a cgroup namespace of its own, the topmost cgroup is no root: as long as there are processes
     /// in it (ours), no controller can be given to its children that is not given yet (the rule of no internal
     /// processes).
-    fn down_at(top: &Path) -> Self {
+    fn at(top: &Path) -> Self {
         let read = |file: &str| -> Vec<String> {
             let text = std::fs::read_to_string(top.join(file)).unwrap_or_default();
             text.split_whitespace().map(str::to_owned).collect()
@@ -271,11 +273,11 @@ impl Handed {
         let is_root = !top.join("cgroup.type").exists();
         let all = read("cgroup.controllers");
         if is_root || read("cgroup.procs").is_empty() {
-            return Self { down: all, kept: vec![] };
+            return Self { delegated: all, kept: vec![] };
         }
-        let down = read("cgroup.subtree_control");
-        let kept = all.into_iter().filter(|name| !down.contains(name)).collect();
-        Self { down, kept }
+        let delegated = read("cgroup.subtree_control");
+        let kept = all.into_iter().filter(|name| !delegated.contains(name)).collect();
+        Self { delegated, kept }
     }
 }
 

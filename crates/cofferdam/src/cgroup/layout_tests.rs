@@ -17,16 +17,16 @@ const PURE_V2: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 
 
 #[test]
 fn a_process_is_where_its_own_file_says() {
-    let v2 = Cgroups::from_mountinfo(PURE_V2, |_| Handed::all(&["memory"]));
+    let v2 = Cgroups::from_mountinfo(PURE_V2, |_| Delegation::of_all(&["memory"]));
     let found = |cgroups: &Cgroups, text: &str| cgroups.path_in(text).map(|path| path.as_str().to_owned());
     assert_eq!(found(&v2, "0::/a.slice/b.scope\n").as_deref(), Some("/a.slice/b.scope"));
     assert_eq!(found(&v2, "0::/\n"), None);
-    let hybrid = Cgroups::from_mountinfo(HYBRID, |_| Handed::default());
+    let hybrid = Cgroups::from_mountinfo(HYBRID, |_| Delegation::default());
     let text = "5:memory:/m/x\n1:name=systemd:/s\n0::/u\n";
     assert_eq!(found(&hybrid, text).as_deref(), Some("/m/x"));
     // In a container that shares the host's cgroup namespace, its own cgroup is mounted as the topmost.
     let nested = PURE_V2.replace("0:26 / ", "0:26 /docker/a\\040b ");
-    let nested = Cgroups::from_mountinfo(&nested, |_| Handed::all(&["memory"]));
+    let nested = Cgroups::from_mountinfo(&nested, |_| Delegation::of_all(&["memory"]));
     assert_eq!(found(&nested, "0::/docker/a b/x\n").as_deref(), Some("/x"));
     assert_eq!(found(&nested, "0::/docker/a bc/x\n").as_deref(), Some("/docker/a bc/x"));
     assert_eq!(found(&v2, "garbage"), None);
@@ -34,11 +34,14 @@ fn a_process_is_where_its_own_file_says() {
 
 #[test]
 fn cpus_must_be_there() {
-    let mut cgroups = Cgroups::from_mountinfo(PURE_V2, |_| Handed::all(&["cpuset"]));
-    assert!(cgroups.check_cpuset("cpuset.cpus", "7").is_ok(), "nobody knows");
-    cgroups.cpuset = ["0-3".into(), "0".into()];
-    assert!(cgroups.check_cpuset("cpuset.cpus", "1,3").is_ok());
-    assert_eq!(cgroups.check_cpuset("cpuset.mems", "0-1").unwrap_err(), "0-1 is not there; there is 0");
+    let mut cgroups = Cgroups::from_mountinfo(PURE_V2, |_| Delegation::of_all(&["cpuset"]));
+    let cpus = |list: &str| Limits { cpuset_cpus: Some(list.into()), ..Limits::default() };
+    assert!(cgroups.check_cpusets(&cpus("7")).is_ok(), "nobody knows");
+    (cgroups.cpus, cgroups.memory_nodes) = ("0-3".into(), "0".into());
+    assert!(cgroups.check_cpusets(&cpus("1,3")).is_ok() && cgroups.check_cpusets(&cpus("x")).is_err());
+    let nodes = Limits { cpuset_mems: Some("0-1".into()), ..Limits::default() };
+    let refused = cgroups.check_cpusets(&nodes).unwrap_err();
+    assert_eq!(refused.to_string(), "--cpuset-mems: 0-1 is not there; there is 0");
 }
 
 fn path() -> CgroupPath {
@@ -47,7 +50,7 @@ fn path() -> CgroupPath {
 
 #[test]
 fn hybrid_keeps_memory_on_v1() {
-    let cgroups = Cgroups::from_mountinfo(HYBRID, |_| Handed::all(&["hugetlb"]));
+    let cgroups = Cgroups::from_mountinfo(HYBRID, |_| Delegation::of_all(&["hugetlb"]));
     assert_eq!(cgroups.layout, CgroupLayout::Hybrid);
     assert!(cgroups.has("memory") && !cgroups.has("name=systemd"));
     assert!(!cgroups.has("hugetlb"), "no runtime uses it there");
@@ -61,7 +64,7 @@ fn hybrid_keeps_memory_on_v1() {
 
 #[test]
 fn pure_v2_has_one_directory_for_all() {
-    let cgroups = Cgroups::from_mountinfo(PURE_V2, |_| Handed::all(&["cpu", "memory"]));
+    let cgroups = Cgroups::from_mountinfo(PURE_V2, |_| Delegation::of_all(&["cpu", "memory"]));
     assert_eq!(cgroups.layout, CgroupLayout::V2);
     assert!(matches!(cgroups.directory_of(&path(), "memory"), Some(ControllerDirectory::V2(_))));
     assert_eq!(cgroups.directories_of(&path()).len(), 1);
@@ -74,19 +77,22 @@ fn a_nested_cgroup_with_processes_gives_only_what_it_gives_already() {
     write("cgroup.controllers", "cpu memory pids\n");
     write("cgroup.subtree_control", "cpu\n");
     write("cgroup.procs", "1\n");
-    let all = Handed::all(&["cpu", "memory", "pids"]);
-    assert_eq!(Handed::down_at(top.path()), all, "the real root");
+    let all = Delegation::of_all(&["cpu", "memory", "pids"]);
+    assert_eq!(Delegation::at(top.path()), all, "the real root");
     write("cgroup.type", "domain\n");
     let kept = ["memory", "pids"].map(str::to_owned).to_vec();
-    assert_eq!(Handed::down_at(top.path()), Handed { kept, ..Handed::all(&["cpu"]) });
+    assert_eq!(Delegation::at(top.path()), Delegation { kept, ..Delegation::of_all(&["cpu"]) });
     write("cgroup.procs", "");
-    assert_eq!(Handed::down_at(top.path()), all);
+    assert_eq!(Delegation::at(top.path()), all);
 }
 
 #[test]
 fn nothing_mounted_is_said() {
-    assert_eq!(Cgroups::from_mountinfo("", |_| Handed::default()).layout, CgroupLayout::None);
-    assert_eq!(Cgroups::from_mountinfo("garbage\n - \n", |_| Handed::default()).layout, CgroupLayout::None);
+    assert_eq!(Cgroups::from_mountinfo("", |_| Delegation::default()).layout, CgroupLayout::None);
+    assert_eq!(
+        Cgroups::from_mountinfo("garbage\n - \n", |_| Delegation::default()).layout,
+        CgroupLayout::None
+    );
 }
 
 #[test]

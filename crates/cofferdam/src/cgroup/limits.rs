@@ -7,7 +7,7 @@ use super::ControllerDirectory::{V1, V2};
 use super::memory::{V1_NO_LIMIT, read_number};
 use super::{CgroupPath, Cgroups, ControllerDirectory};
 use crate::error::{Code, Diagnose};
-use crate::request::{CPU_PERIOD_US, Limits};
+use crate::request::{CPU_PERIOD_US, Limits, in_whole_pages};
 
 /// A limit that does not hold.
 #[derive(Debug, thiserror::Error)]
@@ -202,16 +202,19 @@ pub(crate) fn verify(cgroups: &Cgroups, path: &CgroupPath, wanted: &Limits) -> R
 
 /// Limits as the kernel has them, which counts in pages: under v2 memory and swap each for itself.
 pub(crate) fn in_pages(limits: &Limits, is_v2: bool) -> Limits {
-    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let down = |bytes: u64| bytes - bytes % page;
     let swap = limits.memory_swap_bytes.map(|swap| match u64::try_from(swap) {
         Err(_) => swap,
         Ok(both) => {
             let memory = limits.memory_bytes.filter(|_| is_v2).unwrap_or(0);
-            i64::try_from(down(memory) + down(both.saturating_sub(memory))).unwrap_or(i64::MAX)
+            i64::try_from(in_whole_pages(memory) + in_whole_pages(both.saturating_sub(memory)))
+                .unwrap_or(i64::MAX)
         }
     });
-    Limits { memory_bytes: limits.memory_bytes.map(down), memory_swap_bytes: swap, ..limits.clone() }
+    Limits {
+        memory_bytes: limits.memory_bytes.map(in_whole_pages),
+        memory_swap_bytes: swap,
+        ..limits.clone()
+    }
 }
 
 fn expect<T: PartialEq + ToString>(
@@ -235,13 +238,13 @@ fn put(file: &Path, text: &str) -> Result<(), LimitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::Handed;
+    use crate::cgroup::Delegation;
     use crate::id::ContainerId;
 
     /// A v2 hierarchy of plain files with one cgroup.
     fn hierarchy(folder: &Path) -> (Cgroups, CgroupPath, PathBuf) {
         let mountinfo = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw\n", folder.display());
-        let cgroups = Cgroups::from_mountinfo(&mountinfo, |_| Handed::all(&["memory", "cpu"]));
+        let cgroups = Cgroups::from_mountinfo(&mountinfo, |_| Delegation::of_all(&["memory", "cpu"]));
         let id: ContainerId = "0123456789abcdef0123456789abcdef".parse().unwrap();
         let path = CgroupPath::of_container(&id, None);
         let directory = folder.join(path.as_str().trim_start_matches('/'));

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::ControllerDirectory;
+use crate::exit::is_default;
 
 /// The memory controller's account of one container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,16 +22,11 @@ pub struct MemoryCounters {
     /// The most memory that was in use at once, in bytes; `None` where the kernel does not keep it (v2 before 5.19).
     pub peak_bytes: Option<u64>,
     /// What of the limit is there for a sandbox itself, on top of what was asked for, in bytes.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub headroom_bytes: u64,
     /// Whose lack of memory the last kill was; `None` without a kill, or where nobody tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<OomScope>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 /// Whose lack of memory a kill was.

@@ -9,6 +9,7 @@ pub(crate) mod kernel_log;
 mod layout;
 pub(crate) mod limits;
 mod memory;
+mod notice;
 mod oom_scope;
 mod oom_watch;
 pub mod stats;
@@ -17,7 +18,7 @@ mod usage;
 mod usage_watch;
 
 pub(crate) use cpuset::give_parents_cpus;
-pub use layout::{CgroupLayout, Cgroups, Handed};
+pub use layout::{CgroupLayout, Cgroups, Delegation};
 pub use limits::LimitError;
 pub use memory::{MemoryCounters, OomScope, parse_flat_keyed};
 pub(crate) use oom_scope::find_scope;

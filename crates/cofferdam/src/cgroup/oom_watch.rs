@@ -9,16 +9,11 @@
 //! Not here: a kill by the whole machine's OOM killer under v1, of which the cgroup is not told. The counter has it, and
 //! is read at the end in any case.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
-use tokio::io::Interest;
-
 use super::ControllerDirectory;
-use crate::sys::Alarm;
+use super::notice::Notice;
 
 /// How long the counter is looked at after the kernel has told of something. An OOM takes so long at most to kill
 /// (measured: 1 ms; a victim that is stuck in the kernel takes longer, and its counter is read at the end).
@@ -30,10 +25,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct OomWatch {
     directory: ControllerDirectory,
-    /// v1: the eventfd. v2: `memory.events`.
-    told_by: Alarm,
-    /// v1: `memory.oom_control`, for which the eventfd is registered as long as it is open.
-    control: Option<File>,
+    notice: Notice,
     /// The kills that have been told.
     told: u64,
     /// How long the counter may still follow from what the kernel has told.
@@ -46,21 +38,9 @@ impl OomWatch {
     /// # Errors
     /// The system's: the cgroup is gone, say.
     pub(crate) fn begin(directory: ControllerDirectory, told: u64) -> io::Result<Self> {
-        let (told_by, control) = match &directory {
-            ControllerDirectory::V1(path) => {
-                let control = File::open(path.join("memory.oom_control"))?;
-                let told_by = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-                let registration = format!("{} {}", told_by.as_raw_fd(), control.as_raw_fd());
-                std::fs::write(path.join("cgroup.event_control"), registration)?;
-                (Alarm::new(told_by, Interest::READABLE)?, Some(control))
-            }
-            ControllerDirectory::V2(path) => {
-                let events = OwnedFd::from(File::open(path.join("memory.events"))?);
-                (Alarm::new(events, Interest::PRIORITY)?, None)
-            }
-        };
+        let notice = Notice::of(&directory, "memory.oom_control", None)?;
         // An OOM may have begun before it was watched.
-        Ok(Self { directory, told_by, control, told, look_until: Instant::now() + LOOK_LIMIT })
+        Ok(Self { directory, notice, told, look_until: Instant::now() + LOOK_LIMIT })
     }
 
     /// The kills since those that were told last; `None` when the cgroup has gone. Cancel safe.
@@ -73,24 +53,17 @@ impl OomWatch {
             if Instant::now() < self.look_until {
                 tokio::time::sleep(LOOK_AGAIN).await;
             } else {
-                self.wake_up().await.ok()?;
+                self.notice.comes().await.ok()?;
                 self.look_until = Instant::now() + self.look_limit();
             }
         }
     }
 
-    /// A container that lives at its limit is told of all the time under v2.
+    /// How long to look after a notice: under v2 once, where a container that lives at its limit is told of all the time.
     fn look_limit(&self) -> Duration {
-        if self.control.is_some() { LOOK_LIMIT } else { Duration::ZERO }
-    }
-
-    /// Resolves when the kernel has told of something since the last call. Cancel safe.
-    async fn wake_up(&self) -> io::Result<()> {
-        self.told_by.rings().await?;
-        if self.control.is_some() {
-            // EAGAIN: it has been taken.
-            let _ = rustix::io::read(&self.told_by, &mut [0; 8]);
+        match self.directory {
+            ControllerDirectory::V1(_) => LOOK_LIMIT,
+            ControllerDirectory::V2(_) => Duration::ZERO,
         }
-        Ok(())
     }
 }

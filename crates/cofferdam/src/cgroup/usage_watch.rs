@@ -2,31 +2,34 @@
 //!
 //! - v2: `memory.high` stands at the threshold as a tripwire. The kernel wakes whoever polls `memory.events` when it is
 //!   reached, and would slow the container down from there on; so it is lifted as soon as the warning is out, and laid
-//!   again when enough memory is free. Besides, a trigger on `memory.pressure` tells of a container that waits for memory
-//!   (it swaps, or reads again what was dropped) without using more of it.
+//!   again when enough memory is free. systemd lifts it too, whenever it writes the properties of a scope again: so it is
+//!   looked at each second. Besides, a trigger on `memory.pressure` tells of a container that waits for memory (it swaps,
+//!   or reads again what was dropped) without using more of it. Being slowed down by the tripwire is such a wait.
 //! - v1: an eventfd that is registered for a threshold of `memory.usage_in_bytes`.
 //!
 //! Both count what the kernel could take back at once, files that were read above all. So either is a reason to look, and
 //! the working set is what counts.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::time::Instant;
 
 use super::ControllerDirectory;
+use super::memory::read_number;
+use super::notice::Notice;
 use super::stats::read_memory;
 use crate::exit::format_bytes;
-use crate::request::MemoryThreshold;
+use crate::request::{MemoryThreshold, in_whole_pages};
 use crate::sys::Alarm;
 
-/// How often it is looked at again while the usage is above the threshold, of which the kernel tells once.
+/// How often it is looked at again where the kernel may not tell: under v2, and while the usage is above the threshold,
+/// of which it tells once.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The part of the threshold that must be free again before there is another warning.
 const FREE_PARTS: u64 = 16;
@@ -36,7 +39,7 @@ const BATCH_PARTS: u64 = 64;
 const HEADROOM_PARTS: u64 = 2;
 /// Waiting for memory is told when it takes a tenth of a second (microseconds: stalled, window).
 const PRESSURE: &str = "some 100000 1000000";
-/// How long such a warning holds.
+/// For how long after a warning that is not told.
 const PRESSURE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Memory gets short.
@@ -77,10 +80,7 @@ impl fmt::Display for MemoryWarning {
 #[derive(Debug)]
 pub(crate) struct UsageWatch {
     directory: ControllerDirectory,
-    /// v1: the eventfd. v2: `memory.events`.
-    told_by: Alarm,
-    /// v1: `memory.usage_in_bytes`, for which the eventfd is registered as long as it is open.
-    _usage: Option<File>,
+    notice: Notice,
     /// v2: the trigger on `memory.pressure`, where the kernel has it.
     pressure: Option<Alarm>,
     limit: u64,
@@ -105,84 +105,65 @@ impl UsageWatch {
         let limit = directory.read_memory_limit();
         let limit = limit.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no limit"))?;
         let threshold = threshold.bytes(limit.saturating_sub(headroom)) + headroom / HEADROOM_PARTS;
-        let (told_by, usage, pressure) = match &directory {
-            ControllerDirectory::V1(path) => {
-                let usage = File::open(path.join("memory.usage_in_bytes"))?;
-                let told_by = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-                let registration = format!("{} {} {threshold}", told_by.as_raw_fd(), usage.as_raw_fd());
-                std::fs::write(path.join("cgroup.event_control"), registration)?;
-                (Alarm::new(told_by, Interest::READABLE)?, Some(usage), None)
-            }
-            ControllerDirectory::V2(path) => {
-                let events = OwnedFd::from(File::open(path.join("memory.events"))?);
-                let pressure = pressure_trigger(&path.join("memory.pressure"));
-                (Alarm::new(events, Interest::PRIORITY)?, None, pressure.ok())
-            }
+        let threshold = in_whole_pages(threshold);
+        let notice = Notice::of(&directory, "memory.usage_in_bytes", Some(threshold))?;
+        let pressure = match &directory {
+            ControllerDirectory::V1(_) => None,
+            ControllerDirectory::V2(path) => pressure_trigger(&path.join("memory.pressure")).ok(),
         };
-        let watch = Self {
-            directory,
-            told_by,
-            _usage: usage,
-            pressure,
-            limit,
-            threshold,
-            is_told,
-            quiet_until: Instant::now(),
-        };
-        watch.lay_tripwire(Some(threshold).filter(|_| !is_told))?;
+        let quiet_until = Instant::now() + if is_told { PRESSURE_PAUSE } else { Duration::ZERO };
+        let watch = Self { directory, notice, pressure, limit, threshold, is_told, quiet_until };
+        watch.lay_tripwire()?;
         Ok(watch)
     }
 
     /// The next warning; `None` when the cgroup has gone. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<MemoryWarning> {
+        let mut is_stalled = false;
         loop {
             let memory = read_memory(&self.directory)?;
             if self.is_told {
-                if memory.working_set_bytes < self.threshold - self.threshold / FREE_PARTS {
-                    self.is_told = false;
-                    self.lay_tripwire(Some(self.threshold)).ok()?;
-                    continue;
-                }
+                self.is_told = memory.working_set_bytes >= self.threshold - self.threshold / FREE_PARTS;
             } else if memory.working_set_bytes >= self.threshold - self.threshold / BATCH_PARTS {
                 self.is_told = true;
-                self.lay_tripwire(None).ok()?;
+                self.lay_tripwire().ok()?;
                 return Some(self.warning(WarningReason::Usage, memory.working_set_bytes));
             }
-            let is_above = self.is_told || memory.usage_bytes >= self.threshold;
-            let look_again = is_above.then(|| Instant::now() + LOOK_AGAIN);
-            if self.wait(look_again).await? {
-                self.quiet_until = Instant::now() + PRESSURE_PAUSE;
+            self.lay_tripwire().ok()?;
+            if is_stalled {
                 return Some(self.warning(WarningReason::Pressure, memory.working_set_bytes));
             }
+            let is_v1 = matches!(self.directory, ControllerDirectory::V1(_));
+            let is_seen = is_v1 && !self.is_told && memory.usage_bytes < self.threshold;
+            let look_again = (!is_seen).then(|| Instant::now() + LOOK_AGAIN);
+            is_stalled = self.wait(look_again).await?;
         }
     }
 
     /// Waits until there is a reason to look; says whether it waits for memory. `None` when the cgroup has gone.
     async fn wait(&self, look_again: Option<Instant>) -> Option<bool> {
-        let is_v1 = matches!(self.directory, ControllerDirectory::V1(_));
         tokio::select! {
-            rung = self.told_by.rings() => {
-                rung.ok()?;
-                if is_v1 {
-                    // EAGAIN: it has been taken.
-                    let _ = rustix::io::read(&self.told_by, &mut [0; 8]);
-                }
-                Some(false)
-            }
+            rung = self.notice.comes() => rung.ok().map(|()| false),
             rung = stalls(self.pressure.as_ref(), self.quiet_until) => rung.ok().map(|()| true),
             () = until(look_again) => Some(false),
         }
     }
 
-    fn warning(&self, reason: WarningReason, working_set_bytes: u64) -> MemoryWarning {
+    fn warning(&mut self, reason: WarningReason, working_set_bytes: u64) -> MemoryWarning {
+        self.quiet_until = Instant::now() + PRESSURE_PAUSE;
         MemoryWarning { reason, working_set_bytes, threshold_bytes: self.threshold, limit_bytes: self.limit }
     }
 
-    /// v2: has the kernel tell from so many bytes on; `None` is never.
-    fn lay_tripwire(&self, bytes: Option<u64>) -> io::Result<()> {
+    /// v2: has the kernel tell from the threshold on, or, where that is told, slow nothing down.
+    fn lay_tripwire(&self) -> io::Result<()> {
         let ControllerDirectory::V2(path) = &self.directory else { return Ok(()) };
-        let text = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
-        std::fs::write(path.join("memory.high"), text)
+        let file = path.join("memory.high");
+        let wanted = (!self.is_told).then_some(self.threshold);
+        // Writing has the kernel take back what is above: not each second.
+        if read_number(&file) == wanted {
+            return Ok(());
+        }
+        std::fs::write(file, wanted.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string()))
     }
 }
 
@@ -192,11 +173,15 @@ fn pressure_trigger(file: &std::path::Path) -> io::Result<Alarm> {
     Alarm::new(OwnedFd::from(file), Interest::PRIORITY)
 }
 
-/// Resolves when it waits for memory, not before `quiet_until`. Never, where nobody tells.
+/// Resolves when it waits for memory, and not for what comes before `quiet_until`. Never, where nobody tells.
 async fn stalls(pressure: Option<&Alarm>, quiet_until: Instant) -> io::Result<()> {
     let Some(pressure) = pressure else { return std::future::pending().await };
-    tokio::time::sleep_until(quiet_until).await;
-    pressure.rings().await
+    loop {
+        pressure.rings().await?;
+        if Instant::now() >= quiet_until {
+            return Ok(());
+        }
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -35,7 +35,7 @@ pub struct ExitReport {
     /// The runtime that ran it.
     pub runtime: String,
     /// How often it had been started again before this end.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
     /// Why it ended.
     pub cause: Cause,
@@ -60,9 +60,9 @@ pub struct ExitReport {
     pub cleanup: Vec<Failure>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields so")]
-pub(crate) fn is_zero(number: &u32) -> bool {
-    *number == 0
+/// Whether a field says nothing, and is left out.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl ExitReport {

@@ -234,7 +234,12 @@ pub(crate) fn parse_memory(option: &str, text: &str) -> Result<u64, Refused> {
     if bytes >= MEMORY_CEILING_BYTES {
         return Err(Refused::new(option, format!("{bytes} bytes is more than any machine has")));
     }
-    Ok(bytes - bytes % u64::try_from(rustix::param::page_size()).unwrap_or(4096))
+    Ok(in_whole_pages(bytes))
+}
+
+/// So many bytes as the kernel has them, which counts memory in pages.
+pub(crate) fn in_whole_pages(bytes: u64) -> u64 {
+    bytes - bytes % u64::try_from(rustix::param::page_size()).unwrap_or(4096)
 }
 
 fn parse_swap(text: &str) -> Result<i64, Refused> {

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe};
 pub use limits::{CPU_PERIOD_US, LimitRequest, Limits, MEMORY_FLOOR_BYTES};
-pub(crate) use limits::{list_of, parse_memory};
+pub(crate) use limits::{in_whole_pages, list_of, parse_memory};
 pub(crate) use parse::check_destination;
 pub use parse::{MountRequest, NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
 pub use resources::{

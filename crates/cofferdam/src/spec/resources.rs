@@ -187,13 +187,7 @@ pub(super) fn leave_room(editor: &SpecEditor, runtime: &dyn Runtime) -> Result<u
 pub(super) fn check(editor: &mut SpecEditor, host: &HostFacts, runtime: &dyn Runtime) -> Result<(), Refused> {
     let limits = Limits::of_resources(editor.get(RESOURCES).unwrap_or(&Value::Null));
     limits.check_swap()?;
-    for (option, file, wanted) in [
-        ("--cpuset-cpus", "cpuset.cpus", &limits.cpuset_cpus),
-        ("--cpuset-mems", "cpuset.mems", &limits.cpuset_mems),
-    ] {
-        let checked = wanted.as_ref().map_or(Ok(()), |wanted| host.cgroups.check_cpuset(file, wanted));
-        checked.map_err(|why| Refused::new(option, why))?;
-    }
+    host.cgroups.check_cpusets(&limits)?;
     let unified = editor.get(UNIFIED).and_then(Value::as_object).map_or(0, serde_json::Map::len);
     if unified > 0 && host.cgroups.layout != CgroupLayout::V2 {
         return Err(Refused::new("linux.resources.unified", "it is for cgroup v2, which is not here"));

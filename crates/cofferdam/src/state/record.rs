@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::file::write_json;
 use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
-use crate::exit::{AskedBy, Cause, ExitReport, SentSignal};
+use crate::exit::{AskedBy, Cause, ExitReport, SentSignal, is_default};
 use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
@@ -106,13 +106,13 @@ pub struct Record {
     /// Its limits.
     pub limits: Limits,
     /// What its cgroup may have on top of the limit of memory, for a sandbox's own needs.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub memory_headroom_bytes: u64,
     /// When it is told that its memory gets short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_warn: Option<MemoryThreshold>,
     /// Whether that has been told, and has been so since.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub memory_warned: bool,
     /// For how long after each start its CPU quota does not hold yet.
     #[serde(
@@ -163,7 +163,7 @@ pub struct Record {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sent: Vec<SentSignal>,
     /// Out-of-memory kills in its cgroup that have been told, in its present run.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub oom_kills: u64,
     /// Whether all that it had on the machine, but its folder and its name, has been taken away.
     #[serde(default)]
@@ -193,16 +193,6 @@ impl PipeIds {
     fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
-const fn is_false(flag: &bool) -> bool {
-    !*flag
 }
 
 /// Signals that a record keeps; the oldest go first.

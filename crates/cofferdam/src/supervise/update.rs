@@ -1,6 +1,6 @@
 //! Changing the limits of a container that runs.
 
-use crate::cgroup::{CgroupPath, limits};
+use crate::cgroup::{CgroupLayout, CgroupPath, limits};
 use crate::error::{Code, Failure};
 use crate::host::HostFacts;
 use crate::request::Limits;
@@ -36,12 +36,9 @@ pub(crate) async fn change_limits(
         check_floor(limit, runtime).map_err(refused)?;
         headroom = runtime.memory_headroom(limit);
     }
-    for (file, list) in [("cpuset.cpus", &wanted.cpuset_cpus), ("cpuset.mems", &wanted.cpuset_mems)] {
-        let checked = list.as_ref().map_or(Ok(()), |list| host.cgroups.check_cpuset(file, list));
-        checked.map_err(|why| refused(crate::request::Refused::new(file, why)))?;
-    }
+    host.cgroups.check_cpusets(&wanted).map_err(refused)?;
     // In whole pages, as the kernel has it; the headroom is no part of what was asked for.
-    let wanted = limits::in_pages(&wanted, host.cgroups.has_memory_on_v2());
+    let wanted = limits::in_pages(&wanted, host.cgroups.layout == CgroupLayout::V2);
     let limits = record.limits.overlaid_with(&wanted);
     // First, for the runs to come: where there is no room on the disk, nothing is changed.
     write_limits(&container.bundle(), &lasting(&limits, record)).map_err(|error| unwritten(&error))?;
