@@ -1,5 +1,6 @@
 //! Options that several commands share, and the small conversions from words to the library's types.
 
+mod devices;
 mod limits;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
 
 use jiff::{SignedDuration, Timestamp};
 
+pub(crate) use devices::{DeviceArgs, DeviceSearchArgs};
 pub(crate) use limits::{LimitArgs, ResourceArgs};
 
 use crate::context::Context;
@@ -59,6 +61,8 @@ pub(crate) struct LaunchArgs {
     /// none, host, or ns:PATH for a prepared network namespace [default: the bundle's, or none]
     #[arg(long, value_name = "NETWORK", help_heading = "Container")]
     pub(crate) network: Option<String>,
+    #[command(flatten)]
+    pub(crate) devices: DeviceArgs,
     #[command(flatten)]
     pub(crate) health: HealthArgs,
     #[command(flatten)]
@@ -270,6 +274,7 @@ impl LaunchArgs {
         request.cap_drop.clone_from(&self.cap_drop);
         request.ulimits.clone_from(&self.ulimit);
         request.labels = labels(&self.label);
+        request.devices = self.devices.request()?;
         request.oci_seccomp = self.oci_seccomp;
         request.cgroup_parent.clone_from(&self.cgroup_parent);
         request.cgroup_manager.clone_from(&self.cgroup_manager);

@@ -1,5 +1,6 @@
 //! The grammar of the command line. Where docker has a word for something, it is docker's word.
 
+mod cdi;
 mod exec;
 mod logs;
 mod looking;
@@ -14,6 +15,8 @@ use cofferdam::signal::Signal;
 use cofferdam::logs::LogFormat;
 use cofferdam::request::LogRequest;
 
+use cdi::CDI_EXAMPLES;
+pub(crate) use cdi::{CdiCommand, CdiFormat};
 pub(crate) use exec::{ExecArgs, SessionCommand};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
@@ -150,6 +153,12 @@ pub(crate) enum Command {
         /// table or json
         #[arg(long, value_name = "FORMAT")]
         format: Option<String>,
+    },
+    /// Devices of the Container Device Interface: list, check, describe
+    #[command(after_help = CDI_EXAMPLES)]
+    Cdi {
+        #[command(subcommand)]
+        command: CdiCommand,
     },
     /// Check this host, and say how to mend what is wrong. Ends with 1 if a check fails
     Doctor {

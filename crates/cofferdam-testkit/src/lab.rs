@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -18,6 +19,10 @@ pub const COMMAND_LIMIT: Duration = Duration::from_secs(120);
 /// How long something may take to become true.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Runs its second argument and those after it with the first one, a directory, in place of /dev.
+const SEES_OTHER_DEVICES: &str =
+    "mount --rbind /dev/pts \"$1/pts\" && mount --rbind \"$1\" /dev && shift && exec \"$@\"";
+
 /// One state directory, one runtime, one root filesystem.
 #[derive(Debug)]
 pub struct Lab {
@@ -30,6 +35,8 @@ pub struct Lab {
     pub rootfs: PathBuf,
     parent: String,
     before: Census,
+    /// What its commands see in place of /dev.
+    devices: OnceLock<PathBuf>,
 }
 
 /// A command that has ended.
@@ -108,6 +115,7 @@ impl Lab {
             },
             before,
             directory,
+            devices: OnceLock::new(),
         }
     }
 
@@ -151,7 +159,16 @@ impl Lab {
     /// A command of cofferdam in this lab, not started yet.
     #[must_use]
     pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
-        let mut command = new_command(&self.cofferdam);
+        let mut command = match self.devices.get() {
+            None => new_command(&self.cofferdam),
+            Some(devices) => {
+                let mut command = new_command("unshare");
+                command
+                    .args(["--mount", "sh", "-c", SEES_OTHER_DEVICES, "sh"])
+                    .args([devices, &self.cofferdam]);
+                command
+            }
+        };
         command
             .args(args)
             .env("PATH", self.search_path())
@@ -162,6 +179,14 @@ impl Lab {
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command
+    }
+
+    /// Has all later commands see a directory of device nodes in place of /dev, in mount namespaces of their own.
+    ///
+    /// # Panics
+    /// When they see another one already.
+    pub fn see_devices(&self, directory: &Path) {
+        self.devices.set(directory.to_owned()).expect("it is set once");
     }
 
     /// The runtime under test comes first: it need not be installed.

@@ -3,6 +3,7 @@
 //! - [`needs`]: what a test needs of the machine; what is missing is a visible skip at home and a failure in CI.
 //! - [`runtimes`]: the real runtimes that are here, old and new, and the fake one.
 //! - [`fixture`]: a root filesystem of busybox, and bundles.
+//! - [`gpu_host`]: the files of a host with GPUs.
 //! - [`lab`]: one state directory, one runtime, and the binary `cofferdam` run against them.
 //! - [`census`]: everything that a container can leave behind on a machine, before and after.
 //! - [`oom_latency`]: how soon an out-of-memory kill is told.
@@ -11,6 +12,7 @@
 pub mod census;
 pub mod fake;
 pub mod fixture;
+pub mod gpu_host;
 pub mod lab;
 pub mod needs;
 pub mod oom_latency;

@@ -112,6 +112,24 @@ codes! {
     OutOfMemoryAtStart = "E0209", Invalid;
     /// This runsc has no nvproxy, and the specification has NVIDIA devices.
     NvproxyMissing = "E0301", Unsupported;
+    /// There is no NVIDIA driver on this host.
+    DriverMissing = "E0302", Unavailable;
+    /// gVisor's nvproxy does not know this driver.
+    DriverUnsupported = "E0303", Unsupported;
+    /// There is no GPU like the one that was asked for, or not so many.
+    NoSuchGpu = "E0304", NotFound;
+    /// Others have the GPUs that were asked for.
+    GpusTaken = "E0305", Exhausted;
+    /// gVisor cannot give what was asked for of a GPU.
+    GpuUnsupported = "E0306", Unsupported;
+    /// No file describes a device of CDI.
+    CdiUnresolved = "E0311", NotFound;
+    /// Two files describe a device of CDI.
+    CdiConflict = "E0312", Conflict;
+    /// A file of CDI cannot be used.
+    CdiInvalid = "E0313", Invalid;
+    /// A file of CDI names something that is not there.
+    CdiStale = "E0314", Unavailable;
     /// The network namespace is missing or is not one.
     NetworkNamespace = "E0401", Unavailable;
     /// The host's network was asked for implicitly.

@@ -10,8 +10,10 @@
 //! `sys` is the floor: the only unsafe code.
 
 pub mod bundle;
+pub mod cdi;
 pub mod cgroup;
 pub mod doctor;
+mod elf;
 pub mod engine;
 pub mod error;
 pub mod event;
@@ -26,6 +28,7 @@ pub mod launch;
 pub mod lifecycle;
 pub mod logs;
 pub mod network;
+pub mod nvidia;
 mod proc;
 mod process;
 pub mod request;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cofferdam::engine::{Engine, Found, RuntimeProbe};
+use cofferdam::nvidia::{DriverRoot, Inventory};
 use cofferdam::runtime::Features;
 use cofferdam::runtime::capabilities::{Answer, Capability, Criu};
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ pub(super) async fn info(context: &Context, format: Option<&str>) -> Result<u8, 
     let running = containers.iter().filter(|view| view.report.is_none()).count();
     let runtimes = engine.runtimes().await;
     let host = serde_json::to_value(engine.host()).map_err(|error| CliError::internal("no JSON", &error))?;
+    let inventory = DriverRoot::default().inventory().ok();
     let value = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state_dir": engine.state().path(),
@@ -29,6 +31,8 @@ pub(super) async fn info(context: &Context, format: Option<&str>) -> Result<u8, 
         "cgroup_layout": host["cgroups"]["layout"],
         "cgroups_writable": host["cgroups"]["writable"],
         "cgroup_controllers": host["cgroups"]["controllers"],
+        "nvidia_driver": inventory.as_ref().map(|found| found.driver.to_string()),
+        "gpus": gpus(inventory.as_ref()),
         "runtimes": runtimes.iter().map(runtime_summary).collect::<serde_json::Map<_, _>>(),
     });
     match format {
@@ -37,6 +41,14 @@ pub(super) async fn info(context: &Context, format: Option<&str>) -> Result<u8, 
         Some(text) => print(Template::parse(text)?.render(&value)?)?,
     }
     Ok(0)
+}
+
+/// Each GPU by its index.
+fn gpus(inventory: Option<&Inventory>) -> Value {
+    let gpus = inventory.map(|found| found.gpus.as_slice()).unwrap_or_default();
+    gpus.iter()
+        .map(|gpu| (gpu.index.to_string(), Value::from(format!("{} {}", gpu.model, gpu.uuid))))
+        .collect()
 }
 
 fn runtime_summary(probe: &RuntimeProbe) -> (String, Value) {
@@ -55,6 +67,8 @@ fn key_values(value: &Value) -> String {
     for (key, value) in value.as_object().into_iter().flatten() {
         let title = key.replace('_', " ");
         match value {
+            Value::Null => {}
+            Value::Object(map) if map.is_empty() => {}
             Value::Object(map) => {
                 lines.push(format!("{title}:"));
                 lines.extend(map.iter().map(|(key, value)| format!("  {key}: {}", plain(value))));

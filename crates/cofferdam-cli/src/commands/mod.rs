@@ -1,6 +1,7 @@
 //! One file a command, or a family of them.
 
 mod attach;
+mod cdi;
 mod create;
 mod doctor;
 mod events;
@@ -35,6 +36,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         // These need no state directory.
         Command::Explain { code } => return explain::explain(code.as_deref()),
+        Command::Cdi { command } => return cdi::run(&command),
         Command::Completion { shell } => {
             return completion(shell);
         }
@@ -46,7 +48,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Run(args) => run::run(&context, *args).await,
         Command::Create(args) => create::create(&context, *args).await,
         Command::Start { attach, interactive, containers } if attach || interactive => {
-            attach::start(&context, &containers.containers, interactive).await
+            Box::pin(attach::start(&context, &containers.containers, interactive)).await
         }
         Command::Start { containers, .. } => {
             each(&containers.containers, async |name| Ok(engine.start(name).await?)).await
@@ -54,7 +56,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Wait(args) => wait::wait(&context, args).await,
         Command::Exec(args) => exec::exec(&context, args).await,
         Command::Session { command } => session::session(&context, command).await,
-        Command::Attach(args) => attach::attach(&context, args).await,
+        Command::Attach(args) => Box::pin(attach::attach(&context, args)).await,
         Command::Events(args) => events::events(&context, args).await,
         Command::Logs(args) => logs::logs(&context, args).await,
         Command::Kill(args) => signals::kill(&context, args).await,
@@ -83,7 +85,9 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Prune { until, force } => prune::prune(&context, until, force).await,
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
         Command::Doctor { format } => doctor::doctor(&context, format).await,
-        Command::Explain { .. } | Command::Completion { .. } | Command::Monitor => Ok(0),
+        Command::Explain { .. } | Command::Cdi { .. } | Command::Completion { .. } | Command::Monitor => {
+            Ok(0)
+        }
     }
 }
 

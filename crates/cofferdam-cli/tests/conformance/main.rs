@@ -15,6 +15,7 @@ mod events;
 mod exit;
 mod faults;
 mod gc;
+mod gpu;
 mod health;
 mod inputs;
 mod keeper;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         restarts::CASES,
         health::CASES,
         gc::CASES,
+        gpu::CASES,
         sessions::CASES,
         inputs::CASES,
         keeper::CASES,

@@ -150,14 +150,6 @@ pub(super) fn network() -> Vec<Check> {
     vec![namespaces, tool("ip", "no way to prepare network namespaces", "iproute2")]
 }
 
-pub(super) fn gpu() -> Check {
-    let subject = "GPU driver";
-    match std::fs::read_to_string("/proc/driver/nvidia/version") {
-        Ok(text) => Check::good(subject, text.lines().next().unwrap_or_default().trim()),
-        Err(_) => Check::good(subject, "no NVIDIA driver is loaded"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,12 +2,17 @@
 //!
 //! Invariant: facts are collected first and judged by pure functions; each check that is not good names a way out.
 
+mod gpu;
 mod host;
 mod runtimes;
 
 use serde::{Deserialize, Serialize};
 
+use std::path::PathBuf;
+
+use crate::cdi::DEFAULT_DIRECTORIES;
 use crate::engine::Engine;
+use crate::nvidia::DriverRoot;
 use crate::runtime::capabilities::Criu;
 
 /// How a check turned out.
@@ -65,6 +70,11 @@ pub async fn examine(engine: &Engine) -> Vec<Check> {
     checks.extend(runtimes::try_all(engine, &probes).await);
     checks.push(host::criu(&Criu::probe().await));
     checks.extend(host::network());
-    checks.push(host::gpu());
+    checks.extend(gpu::examine(
+        &DriverRoot::default(),
+        &DEFAULT_DIRECTORIES.map(PathBuf::from),
+        &probes,
+        facts,
+    ));
     checks
 }

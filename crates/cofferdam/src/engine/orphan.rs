@@ -23,7 +23,9 @@ use crate::lifecycle::Status;
 use crate::runtime::{Clearing, KillScope, Runtime, RuntimeError};
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, Record, StateError};
-use crate::supervise::{Held, OwnedTarget, Remains, clear_away, complete, forget, lost, runtime_words};
+use crate::supervise::{
+    Held, OwnedTarget, Remains, clear_away, complete, forget, lost, release_gpus, runtime_words,
+};
 
 /// How long somebody else may take to close a record that we look at: a few calls of the runtime.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
@@ -135,7 +137,9 @@ impl Engine {
             container.write_report(report)?;
         }
         container.release_reserve();
-        Ok(container.write_record(record)?)
+        container.write_record(record)?;
+        release_gpus(&self.state, record);
+        Ok(())
     }
 
     /// Ends and takes away what is left of a container; says what could not be. The caller has its lock.

@@ -164,9 +164,7 @@ fn hooks(spec: &Value) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (stage, hooks) in stages {
         for (index, hook) in hooks.as_array().into_iter().flatten().enumerate() {
-            let path = hook.get("path").and_then(Value::as_str).unwrap_or_default();
-            let program = path.rsplit('/').next().unwrap_or_default();
-            if HOOKS.contains(&program) {
+            if let Some(program) = toolkit_program(hook) {
                 let place = format!("/hooks/{stage}/{index}");
                 findings.push(Finding { sign: Sign::Hook(program.to_owned()), place });
             }
@@ -175,15 +173,22 @@ fn hooks(spec: &Value) -> Vec<Finding> {
     findings
 }
 
+/// The name of a hook's program, if it is one of the NVIDIA container toolkit.
+#[must_use]
+pub fn toolkit_program(hook: &Value) -> Option<&str> {
+    let program = hook.get("path")?.as_str()?.rsplit('/').next()?;
+    HOOKS.contains(&program).then_some(program)
+}
+
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
     /// Fragments of specifications, and what is found in each: `sign @ place`.
-    fn table() -> Vec<(Value, Vec<String>)> {
+    pub(crate) fn table() -> Vec<(Value, Vec<String>)> {
         let node = |path: &str| json!({ "linux": { "devices": [{ "path": path, "type": "c" }] } });
         let env = |entries: &[&str]| json!({ "process": { "env": entries } });
         let cdi = |key: &str, value: &str| json!({ "annotations": { key: value } });

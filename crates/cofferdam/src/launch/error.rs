@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::bundle::BundleError;
+use crate::cdi::CdiError;
 use crate::error::{Code, Diagnose};
 use crate::fault::Fault;
+use crate::gpu::GpuError;
 use crate::network::NetworkError;
 use crate::request::Refused;
 use crate::rootfs::{CommandError, RootfsError, UserError};
@@ -38,6 +40,12 @@ pub enum LaunchError {
     /// The specification cannot be made.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
+    /// The GPUs cannot be given.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A device cannot be given.
+    #[error(transparent)]
+    Cdi(#[from] CdiError),
     /// The rate of a device cannot be limited.
     #[error(transparent)]
     Rate(#[from] RateError),
@@ -86,6 +94,8 @@ impl LaunchError {
             Self::Rootfs(error) => error,
             Self::User(error) => error,
             Self::Prepare(error) => error,
+            Self::Gpu(error) => error,
+            Self::Cdi(error) => error,
             Self::Rate(error) => error,
             Self::Command(error) => error,
             Self::Network(error) => error,

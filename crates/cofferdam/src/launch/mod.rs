@@ -15,6 +15,7 @@
 //! One container at a time is supervised in a process; a second is refused ([`LaunchError::AlreadySupervising`]). Start
 //! a monitor ([`crate::engine::Engine::detach`]) for each container where that does not suit.
 
+mod devices;
 mod error;
 mod source;
 
@@ -33,6 +34,7 @@ use crate::bundle;
 use crate::error::{Code, Failure};
 use crate::exit::ExitReport;
 use crate::fault;
+use crate::gpu::Granted;
 use crate::host::HostFacts;
 use crate::id::{ContainerId, ContainerName};
 use crate::keeper::{Charge, KeeperProgram, Keeping, Kept};
@@ -82,6 +84,8 @@ pub struct Prepared {
     pub spec: PreparedSpec,
     /// The root filesystem.
     pub rootfs: PathBuf,
+    /// The devices that it is given. Of GPUs, these or others like them: they are taken when it is made.
+    pub granted: Granted,
 }
 
 /// A container that this process supervises. Dropping the handle changes nothing: it is supervised to its end as long
@@ -131,11 +135,16 @@ impl Launcher {
         if self.host.uid != 0 {
             return Err(LaunchError::NotRoot(self.host.uid));
         }
-        let plan = validate(request)?;
+        self.prepare_plan(validate(request)?)
+    }
+
+    fn prepare_plan(&self, plan: ContainerPlan) -> Result<Prepared, LaunchError> {
         let (bundle, rootfs) = open_source(&plan.source)?;
         let user = plan.user.as_ref().map(|user| rootfs::resolve_user(&rootfs, user)).transpose()?;
         let init = plan.init.then(spec::init::find).transpose()?;
         let rates = spec::resolve_rates(&plan.resources.device_rates)?;
+        let config = bundle.as_ref().map(|(_, config)| config);
+        let granted = self.look_for_devices(&plan.devices, config)?;
         let spec = spec::prepare(Ingredients {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
@@ -143,12 +152,16 @@ impl Launcher {
             user: user.as_ref(),
             init: init.as_deref(),
             rates: &rates,
+            granted: &granted,
             host: &self.host,
             runtime: self.runtime.as_ref(),
         })?;
         self.check_probe(&plan, &spec.network)?;
         self.check_surroundings(&rootfs, &spec)?;
-        Ok(Prepared { rootfs: rootfs.path().to_owned(), plan, spec })
+        if self.runtime.is_sandbox() {
+            devices::check_nodes(&spec.value)?;
+        }
+        Ok(Prepared { rootfs: rootfs.path().to_owned(), plan, spec, granted })
     }
 
     /// gVisor's loopback is inside of the sandbox, unless it has the host's network.
@@ -222,7 +235,7 @@ impl Launcher {
             return Err(Refused::new("--restart", "it is for a container in the background").into());
         }
         let seat = take_seat()?;
-        let (container, lock, record) = self.reserve(&prepared)?;
+        let (container, lock, record) = self.reserve(prepared)?;
         let keeping = self.begin_keeping(&container.id);
         let launching = Launching { keeping, ..self.launching(container, lock, record, stdio, mode, seat) };
         let id = launching.container.id.clone();
@@ -302,15 +315,17 @@ impl Launcher {
     }
 
     /// Makes the container's folder, name, bundle and record; unmakes them if one fails.
-    fn reserve(&self, prepared: &Prepared) -> Result<(ContainerDir, ContainerLock, Record), LaunchError> {
-        let plan = &prepared.plan;
-        let (container, lock) = self.state.create_container(&plan.id)?;
-        let filled = self.fill(&container, prepared);
+    fn reserve(&self, prepared: Prepared) -> Result<(ContainerDir, ContainerLock, Record), LaunchError> {
+        let id = prepared.plan.id.clone();
+        let (container, lock) = self.state.create_container(&id)?;
+        let filled = self.take_gpus(prepared).and_then(|prepared| self.fill(&container, &prepared));
         match filled {
             Ok(record) => Ok((container, lock, record)),
             Err(error) => {
-                if let Err(left) = self.state.release_all_names(&plan.id) {
-                    tracing::error!(error = %Failure::of(&left), "the name is left");
+                if let Err(left) =
+                    self.state.release_all_names(&id).and_then(|()| self.state.release_gpus(&id))
+                {
+                    tracing::error!(error = %Failure::of(&left), "the name or a GPU is left");
                 }
                 if let Err(left) = self.state.remove_container(&container) {
                     tracing::error!(error = %Failure::of(&left), "the folder is left");
@@ -329,7 +344,7 @@ impl Launcher {
 
     fn fill(&self, container: &ContainerDir, prepared: &Prepared) -> Result<Record, LaunchError> {
         fault::reached("launch.folder")?;
-        let Prepared { plan, spec, rootfs } = prepared;
+        let Prepared { plan, spec, rootfs, granted } = prepared;
         let name = match &plan.name {
             Some(name) => {
                 self.state.claim_name(name, &plan.id)?;
@@ -362,6 +377,7 @@ impl Launcher {
             rootfs: rootfs.clone(),
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
             network: spec.network.clone(),
+            gpus: granted.gpus.clone(),
             limits: Limits::of_resources(&spec.value["linux"]["resources"]).overlaid_with(&plan.limits),
             memory_headroom_bytes: spec.memory_headroom_bytes,
             memory_warn: plan.resources.memory_warn,

@@ -29,6 +29,7 @@ pub use validate::validate;
 pub(crate) use validate::{check_cwd, check_env_entry, check_string};
 
 use crate::error::{Code, Diagnose};
+use crate::gpu::{DevicePlan, DeviceRequest};
 use crate::id::{ContainerId, ContainerName};
 use crate::logs::{JournaldConfig, LogConfig};
 use crate::signal::Signal;
@@ -98,6 +99,9 @@ pub struct LaunchRequest {
     pub init: bool,
     /// Give the container a terminal.
     pub terminal: bool,
+    /// GPUs, and other devices.
+    #[serde(default)]
+    pub devices: DeviceRequest,
     /// Keep seccomp under gVisor too.
     pub oci_seccomp: bool,
     /// Cgroup below which the container's own is made; with systemd, a slice.
@@ -165,6 +169,7 @@ impl LaunchRequest {
             labels: BTreeMap::new(),
             init: false,
             terminal: false,
+            devices: DeviceRequest::default(),
             oci_seccomp: false,
             cgroup_parent: None,
             cgroup_manager: None,
@@ -223,6 +228,8 @@ pub struct ContainerPlan {
     pub init: bool,
     /// A terminal.
     pub terminal: bool,
+    /// GPUs, and other devices.
+    pub devices: DevicePlan,
     /// Keep seccomp under gVisor.
     pub oci_seccomp: bool,
     /// Parent cgroup.

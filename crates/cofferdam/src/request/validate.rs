@@ -8,6 +8,7 @@ use super::{
     LaunchRequest, Limits, LogRequest, MountRequest, NetworkMode, Refused, Resources, RestartPolicy, Source,
     Stopping, Ulimit, UnknownPolicy, UserSpec,
 };
+use crate::gpu::DevicePlan;
 use crate::id::{ContainerId, InvalidId, quote};
 use crate::logs::{JournaldConfig, LogConfig, OnFull, UnknownFormat};
 use crate::signal::Signal;
@@ -46,6 +47,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         resources: Resources::parse(&request.resources, &limits)?,
         limits,
         stopping: stopping(&request)?,
+        devices: DevicePlan::parse(request.devices.clone())?,
         restart: restart(&request)?,
         health: request.health.as_ref().map(HealthCheck::parse).transpose()?,
         log: request.log.as_ref().map(log_config).transpose()?.flatten(),

@@ -205,6 +205,7 @@ mod tests {
             commands: set(commands),
             flags: set(flags),
             oci: None,
+            nvidia_drivers: vec![],
             kernel: KernelFacts::default(),
         }
     }

@@ -144,7 +144,7 @@ impl RuntimeError {
     pub(crate) fn failed(mut failure: CommandFailure, log: Option<(&Path, u64)>) -> Self {
         failure.reason = log.and_then(|(path, from)| log::read_last_error(path, from));
         let spoken = failure.reason.clone().or_else(|| last_line(&failure.stderr));
-        Self::Failed(Box::new(failure), spoken.map(Reason))
+        Self::Failed(Box::new(failure), spoken.map(plain_words).map(Reason))
     }
 
     /// Says whether the runtime failed because it does not know the container.
@@ -162,7 +162,7 @@ impl RuntimeError {
         match self {
             Self::Failed(mut failure, reason) => {
                 failure.stderr = words();
-                let reason = reason.or_else(|| last_line(&failure.stderr).map(Reason));
+                let reason = reason.or_else(|| last_line(&failure.stderr).map(plain_words).map(Reason));
                 Self::Failed(failure, reason)
             }
             other => other,
@@ -187,6 +187,17 @@ impl CommandFailure {
     pub(crate) fn all_text(&self) -> String {
         format!("{}\n{}\n{}", self.reason.as_deref().unwrap_or_default(), self.stderr, self.stdout)
     }
+}
+
+/// runsc whose sandbox has died says that it read to the end of a file.
+fn plain_words(reason: String) -> String {
+    let is_silent = reason.contains("waiting for sandbox to start") && reason.ends_with("EOF");
+    if !is_silent {
+        return reason;
+    }
+    "the sandbox ended before it was ready, and gave no reason; `runsc --debug --debug-log=DIR/` writes one to DIR. With \
+     GPUs it is mostly the driver or a device node: `cofferdam doctor` looks at both"
+        .into()
 }
 
 fn last_line(text: &str) -> Option<String> {
@@ -240,5 +251,19 @@ impl Diagnose for RuntimeError {
             }
             Self::File { .. } => "see whether the state directory is full".into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_of_file_is_put_into_words() {
+        let silent = "creating container: cannot create sandbox: cannot read client sync file: waiting for sandbox to start: EOF";
+        let words = plain_words(silent.to_owned());
+        assert!(words.contains("gave no reason") && !words.contains("EOF"), "{words}");
+        let other = "reading /x: unexpected EOF";
+        assert_eq!(plain_words(other.to_owned()), other);
     }
 }

@@ -12,13 +12,14 @@ use serde_json::Value;
 
 use super::version::parse_version;
 use super::{RuntimeError, RuntimeKind, RuntimeVersion};
+use crate::gpu::{DriverVersion, parse_supported};
 use crate::process::{self, Invocation, Streams};
 use crate::sys::with_fresh_network_namespace;
 
 /// How long a binary may take to answer a question about itself.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// Version of the cache's format. A file of another version is probed anew.
-const CACHE_VERSION: u32 = 1;
+const CACHE_VERSION: u32 = 2;
 
 /// What a runtime's binary is and can do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,6 +36,8 @@ pub struct Features {
     pub flags: BTreeSet<String>,
     /// The OCI features document, where it has one.
     pub oci: Option<Value>,
+    /// The NVIDIA drivers that gVisor's nvproxy knows.
+    pub nvidia_drivers: Vec<DriverVersion>,
     /// How it gets on with this kernel.
     pub kernel: KernelFacts,
 }
@@ -153,6 +156,11 @@ async fn probe(binary: &Path) -> Result<Features, RuntimeError> {
         None
     };
     let flags = parse_flags(&flags);
+    let nvidia_drivers = if flags.contains("nvproxy") && commands.contains("nvproxy") {
+        parse_supported(&ask(binary, &["nvproxy", "list-supported-drivers"]).await?)
+    } else {
+        vec![]
+    };
     let kernel = KernelFacts { mistakes_namespaces_for_root: mistakes_namespaces(kind, &number, &flags) };
     Ok(Features {
         kind,
@@ -161,6 +169,7 @@ async fn probe(binary: &Path) -> Result<Features, RuntimeError> {
         commands,
         flags,
         oci,
+        nvidia_drivers,
         kernel,
     })
 }
@@ -256,6 +265,7 @@ mod tests {
             commands: BTreeSet::new(),
             flags: BTreeSet::new(),
             oci: None,
+            nvidia_drivers: vec!["550.90.07".parse().unwrap()],
             kernel: KernelFacts::default(),
         };
         let file = cache_file(&binary, directory.path());

@@ -14,6 +14,7 @@ mod features;
 mod flavor;
 mod locate;
 mod log;
+mod nvproxy;
 mod parse;
 mod runc;
 mod runsc;
@@ -40,6 +41,7 @@ pub(crate) use log::read_last_error;
 pub use parse::{ListedContainer, RuntimeState, parse_list, parse_process_table, parse_state};
 pub use version::{RuntimeVersion, parse_version};
 
+use crate::gpu::Granted;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::request::{ContainerPlan, MEMORY_FLOOR_BYTES};
@@ -127,6 +129,19 @@ pub struct ContainerStdio {
     pub stderr: OwnedFd,
 }
 
+/// What a specification is prepared for.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// How it is connected.
+    pub network: &'a NetworkChoice,
+    /// What was asked for.
+    pub plan: &'a ContainerPlan,
+    /// The host.
+    pub host: &'a HostFacts,
+    /// The devices that it is given.
+    pub granted: &'a Granted,
+}
+
 /// Whom a signal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KillScope {
@@ -198,9 +213,7 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     fn prepare(
         &self,
         editor: &mut SpecEditor,
-        network: &NetworkChoice,
-        plan: &ContainerPlan,
-        host: &HostFacts,
+        surroundings: &Surroundings<'_>,
     ) -> Result<RuntimeFlags, PrepareError>;
 
     /// Makes a container whose process waits to be started, and returns its pid.

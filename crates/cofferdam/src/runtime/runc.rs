@@ -12,12 +12,10 @@ use super::binary::{Binary, Call};
 use super::flavor::Flavor;
 use super::{
     CreateCall, ExecCall, Features, KillScope, ListedContainer, ProcessInfo, ResourceUpdate, Runtime,
-    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Target,
+    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Surroundings, Target,
 };
-use crate::host::HostFacts;
-use crate::request::ContainerPlan;
 use crate::signal::Signal;
-use crate::spec::{NetworkChoice, PrepareError, SpecEditor};
+use crate::spec::{PrepareError, SpecEditor};
 
 /// runc, crun or youki.
 #[derive(Debug)]
@@ -68,11 +66,9 @@ impl Runtime for Runc {
     fn prepare(
         &self,
         _editor: &mut SpecEditor,
-        _network: &NetworkChoice,
-        _plan: &ContainerPlan,
-        host: &HostFacts,
+        surroundings: &Surroundings<'_>,
     ) -> Result<RuntimeFlags, PrepareError> {
-        let cgroups = &host.cgroups;
+        let cgroups = &surroundings.host.cgroups;
         if self.flavor.refuses_hybrid && cgroups.has_controllers_on_both() {
             let mut lacks =
                 self.binary.lacks("support for controllers on cgroup v1 and v2 at once".into(), None);

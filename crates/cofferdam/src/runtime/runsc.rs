@@ -12,15 +12,15 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::binary::{Binary, Call};
+use super::nvproxy::nvproxy_flags;
 use super::{
     CreateCall, ExecCall, Features, KillScope, Lacks, ListedContainer, ProcessInfo, ResourceUpdate, Runtime,
-    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Target, parse_process_table,
+    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Surroundings, Target, parse_process_table,
 };
 use crate::error::Code;
-use crate::host::HostFacts;
-use crate::request::{ContainerPlan, NetworkMode};
+use crate::request::NetworkMode;
 use crate::signal::Signal;
-use crate::spec::{NetworkChoice, PrepareError, SpecEditor, devices};
+use crate::spec::{NetworkChoice, PrepareError, SpecEditor, devices, nvproxy};
 
 /// What a sandbox with little in it needs for itself (measured: 13 to 16 MiB), with as much again for one with many
 /// processes and files.
@@ -82,17 +82,6 @@ impl Runsc {
             }
         }
     }
-
-    fn nvproxy_flag(&self) -> Result<&'static str, Lacks> {
-        if self.has_flag("nvproxy") {
-            return Ok("--nvproxy=true");
-        }
-        Err(Lacks {
-            code: Code::NvproxyMissing,
-            next: Some("install a newer runsc: https://gvisor.dev/docs/user_guide/install/".into()),
-            ..self.binary.lacks("nvproxy, which NVIDIA devices need".into(), Some("20230529"))
-        })
-    }
 }
 
 #[async_trait]
@@ -126,10 +115,9 @@ impl Runtime for Runsc {
     fn prepare(
         &self,
         editor: &mut SpecEditor,
-        network: &NetworkChoice,
-        plan: &ContainerPlan,
-        host: &HostFacts,
+        surroundings: &Surroundings<'_>,
     ) -> Result<RuntimeFlags, PrepareError> {
+        let Surroundings { network, plan, host, .. } = *surroundings;
         let mut flags = vec![self.network_flag(network)?.to_owned()];
         if let Some(platform) = &self.binary.config.platform {
             flags.push(format!("--platform={platform}"));
@@ -156,8 +144,12 @@ impl Runtime for Runsc {
         }
         editor.remove("/process/selinuxLabel", "gVisor refuses to start with it");
         editor.remove("/process/apparmorProfile", "gVisor ignores it: its sandbox is confined by itself");
-        if devices::keep_only_nvidia(editor) {
-            flags.push(self.nvproxy_flag()?.to_owned());
+        let has_gpus = devices::keep_only_nvidia(editor);
+        if has_gpus || nvproxy::has_hook(editor) {
+            nvproxy::adapt(editor, surroundings.granted);
+        }
+        if has_gpus {
+            flags.extend(nvproxy_flags(&self.binary, editor, surroundings)?);
         }
         warn_of_hooks(editor, &self.binary.features);
         Ok(RuntimeFlags(flags))

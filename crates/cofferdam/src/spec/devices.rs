@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 
 use super::SpecEditor;
-use crate::gpu::{Node, Sign, detect};
+use crate::gpu::Node;
 
 /// Permissions of a device node that has none: without `fileMode` a sentry before 20260223 crashes (a nil pointer).
 const DEVICE_FILE_MODE: u32 = 0o666;
@@ -34,27 +34,6 @@ pub(crate) fn keep_only_nvidia(editor: &mut SpecEditor) -> bool {
     !devices.is_empty()
 }
 
-/// Says which GPUs a specification asks for by an annotation of CDI alone: whoever writes such a thing means somebody to
-/// put their device nodes in, and nobody has.
-pub(super) fn warn_of_unresolved(editor: &mut SpecEditor) {
-    let findings = detect(editor.value());
-    let has_node = findings.iter().any(|finding| matches!(finding.sign, Sign::Node(Node::Gpu(_))));
-    let asked: Vec<&str> = findings
-        .iter()
-        .filter_map(|finding| match &finding.sign {
-            Sign::Cdi(device) => Some(device.as_str()),
-            _ => None,
-        })
-        .collect();
-    if !asked.is_empty() && !has_node {
-        let asked = asked.join(", ");
-        editor.warn(format!(
-            "the bundle asks for {asked} by an annotation, and has no device nodes of them: it gets no GPU. Let who made it \
-             resolve them; cofferdam does not yet"
-        ));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,20 +54,5 @@ mod tests {
         assert_eq!(edits.len(), 4);
         let mut editor = SpecEditor::new(json!({ "linux": { "devices": [{ "path": "/dev/fuse" }] } }));
         assert!(!keep_only_nvidia(&mut editor));
-    }
-
-    #[test]
-    fn an_annotation_alone_gives_no_gpu() {
-        let warnings = |spec| {
-            let mut editor = SpecEditor::new(spec);
-            warn_of_unresolved(&mut editor);
-            editor.finish().2
-        };
-        let annotations = json!({ "cdi.k8s.io/x": "nvidia.com/gpu=0" });
-        let alone = warnings(json!({ "annotations": annotations }));
-        assert!(alone[0].contains("nvidia.com/gpu=0"), "{alone:?}");
-        let devices = json!([{ "path": "/dev/nvidia0" }]);
-        let resolved = json!({ "annotations": annotations, "linux": { "devices": devices } });
-        assert!(warnings(resolved).is_empty() && warnings(json!({})).is_empty());
     }
 }

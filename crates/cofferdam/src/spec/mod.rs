@@ -6,6 +6,7 @@
 
 mod apply;
 pub(crate) mod capability;
+mod cdi;
 pub(crate) mod check;
 mod default;
 pub(crate) mod devices;
@@ -13,6 +14,7 @@ mod edit;
 mod host_limits;
 pub(crate) mod init;
 mod network;
+pub(crate) mod nvproxy;
 mod resources;
 mod seccomp;
 mod view;
@@ -25,15 +27,17 @@ use serde_json::Value;
 pub use check::check as check_config;
 pub use edit::{Edit, EditAction, SpecEditor};
 pub use network::NetworkChoice;
+pub use nvproxy::{QUIRKS, Quirk};
 pub use resources::{RateError, ResolvedRate, resolve_rates};
 pub(crate) use resources::{check_floor, write_limits};
 pub use view::SpecView;
 
 use crate::cgroup::CgroupPath;
 use crate::error::{Code, Diagnose};
+use crate::gpu::{DriverRefused, GpuError, Granted};
 use crate::host::HostFacts;
 use crate::request::{CgroupManager, ContainerPlan, NetworkMode, Refused, Source};
-use crate::runtime::{Lacks, Runtime, RuntimeFlags};
+use crate::runtime::{Lacks, Runtime, RuntimeFlags, Surroundings};
 
 /// A user as the root filesystem knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -63,6 +67,8 @@ pub struct Ingredients<'a> {
     pub init: Option<&'a Path>,
     /// The devices whose rates are limited, looked up on the host.
     pub rates: &'a [ResolvedRate],
+    /// The devices that it is given.
+    pub granted: &'a Granted,
     /// The host.
     pub host: &'a HostFacts,
     /// The runtime that is to run it.
@@ -111,6 +117,12 @@ pub enum PrepareError {
     /// The runtime lacks something that is needed.
     #[error(transparent)]
     Lacks(#[from] Lacks),
+    /// The driver is one that the runtime cannot serve.
+    #[error(transparent)]
+    Driver(Box<DriverRefused>),
+    /// There are no GPUs to be had.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
 }
 
 impl Diagnose for PrepareError {
@@ -121,6 +133,8 @@ impl Diagnose for PrepareError {
             Self::HostNetworkImplied => Code::HostNetwork,
             Self::CgroupUnavailable { .. } => Code::CgroupUnavailable,
             Self::Lacks(lacks) => lacks.code(),
+            Self::Driver(refused) => refused.code(),
+            Self::Gpu(error) => error.code(),
         }
     }
 
@@ -138,6 +152,8 @@ impl Diagnose for PrepareError {
                 Some("run without the limit, or see `cofferdam doctor` for what the cgroups lack".into())
             }
             Self::Lacks(lacks) => lacks.next_step(),
+            Self::Driver(refused) => refused.next_step(),
+            Self::Gpu(error) => error.next_step(),
         }
     }
 }
@@ -155,7 +171,7 @@ impl PreparedSpec {
 /// # Errors
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
-    let Ingredients { plan, bundle, rootfs, user, init, rates, host, runtime } = ingredients;
+    let Ingredients { plan, bundle, rootfs, user, init, rates, granted, host, runtime } = ingredients;
     let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
@@ -169,13 +185,13 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
     if let Some(init) = init {
         init::apply(&mut editor, init);
     }
+    cdi::apply(&mut editor, &granted.edits);
     host_limits::clamp(&mut editor, host);
-    devices::warn_of_unresolved(&mut editor);
     resources::apply(&mut editor, plan, rates, host, runtime)?;
     resources::check(&mut editor, host, runtime)?;
     let memory_headroom_bytes = resources::leave_room(&editor, runtime)?;
     let cgroup = resources::place(&mut editor, plan, host)?;
-    let mut flags = runtime.prepare(&mut editor, &network, plan, host)?;
+    let mut flags = runtime.prepare(&mut editor, &Surroundings { network: &network, plan, host, granted })?;
     if plan.cgroup_manager == CgroupManager::Systemd {
         flags.0.push("--systemd-cgroup".into());
     }

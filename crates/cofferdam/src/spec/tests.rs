@@ -26,6 +26,7 @@ fn runtime_with(kind: RuntimeKind, flags: &[&str], kernel: KernelFacts) -> Arc<d
         commands: BTreeSet::new(),
         flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
         oci: None,
+        nvidia_drivers: vec!["550.90.07".parse().unwrap()],
         kernel,
     };
     driver(config, features)
@@ -99,6 +100,11 @@ fn prepare_for(
     prepare_with(runtime.as_ref(), bundle, plan, &host())
 }
 
+/// A host whose driver the runtimes here know.
+fn granted() -> Granted {
+    Granted { driver: Some("550.90.07".parse().unwrap()), ..Granted::default() }
+}
+
 /// Prepares a bundle on a host.
 pub(super) fn prepare_on(
     runtime: &dyn Runtime,
@@ -121,6 +127,7 @@ fn prepare_with(
         user: None,
         init: None,
         rates: &[],
+        granted: &granted(),
         host,
         runtime,
     })

@@ -28,6 +28,7 @@
 mod container;
 mod events;
 mod file;
+mod gpus;
 mod lock;
 mod names;
 mod record;
@@ -209,7 +210,7 @@ impl StateDir {
         if metadata.mode() & 0o077 != 0 {
             return Err(unusable(format!("others may enter it (mode {:04o})", metadata.mode() & 0o7777)));
         }
-        for part in ["containers", "sessions", "names", "runtime", "cache", "events", "reports"] {
+        for part in ["containers", "sessions", "names", "runtime", "cache", "events", "reports", "gpus"] {
             make(&path.join(part)).map_err(|error| unusable(error.to_string()))?;
         }
         Ok(Self { path: path.to_owned() })

@@ -13,6 +13,7 @@ use super::file::write_json;
 use super::{ContainerDir, StateError};
 use crate::cgroup::CgroupPath;
 use crate::exit::{AskedBy, Cause, ExitReport, SentSignal, is_default};
+use crate::gpu::Gpu;
 use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
@@ -103,6 +104,9 @@ pub struct Record {
     pub command: Vec<String>,
     /// Its network.
     pub network: NetworkMode,
+    /// The GPUs that it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
     /// Its limits.
     pub limits: Limits,
     /// What its cgroup may have on top of the limit of memory, for a sandbox's own needs.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::control::{Answer, Command, Request};
 use super::lost::unseen;
-use super::remains::{clear_away, complete, forget, runtime_words};
+use super::remains::{clear_away, complete, forget, release_gpus, runtime_words};
 use super::stdio::Pumps;
 use super::supervisor::Supervisor;
 use crate::error::{Code, Failure};
@@ -176,6 +176,7 @@ impl Supervisor {
             report.cleanup.push(Failure::of(&error));
         }
         self.note(Status::Stopped);
+        release_gpus(&self.state, &self.record);
     }
 
     fn answer_waiting(&mut self, report: &ExitReport) {

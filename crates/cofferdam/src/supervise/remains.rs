@@ -238,6 +238,16 @@ pub(crate) fn remove_state_leftovers(root: &Path, id: &ContainerId) -> io::Resul
     result
 }
 
+/// Gives the GPUs of a container back that has ended and been cleared away. One that stays is free all the same.
+pub(crate) fn release_gpus(state: &StateDir, record: &Record) {
+    if !record.gpus.is_empty()
+        && record.cleared
+        && let Err(error) = state.release_gpus(&record.id)
+    {
+        tracing::warn!(error = %Failure::of(&error), "the lease of a GPU is left");
+    }
+}
+
 /// Takes the folder and the name away: the container is forgotten. Its report is kept for a while, if there is one.
 pub(crate) fn forget(
     state: &StateDir,
@@ -259,6 +269,10 @@ pub(crate) fn forget(
     }
     state.remove_sessions_of(&container.id);
     if let Err(error) = state.remove_container(container) {
+        errors.push(Failure::of(&error));
+    } else if !record.gpus.is_empty()
+        && let Err(error) = state.release_gpus(&container.id)
+    {
         errors.push(Failure::of(&error));
     }
 }

@@ -1,0 +1,128 @@
+//! Devices that cannot be given.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::{Code, Diagnose};
+
+/// A description, or a device, that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CdiError {
+    /// A file cannot be read.
+    #[error("{path} cannot be read")]
+    Unreadable {
+        /// Its path.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is no description.
+    #[error("{path} is no valid description of CDI: {why}")]
+    Invalid {
+        /// Its path.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// Others can write it.
+    #[error("{path} can be written by others than root, and what it says would be done as root")]
+    Untrusted {
+        /// The file, or its directory.
+        path: String,
+    },
+    /// Nobody describes the device.
+    #[error("no file describes the device {device}{}", list(.there, .problems))]
+    Unresolved {
+        /// Its qualified name.
+        device: String,
+        /// The devices of its kind that there are.
+        there: Vec<String>,
+        /// Files that were not used.
+        problems: Vec<String>,
+    },
+    /// Two files describe it.
+    #[error("two files describe the device {device}: {one} and {other}")]
+    Conflict {
+        /// Its qualified name.
+        device: String,
+        /// One.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// Something that it needs is not on this host.
+    #[error("{origin} says that {device} needs {}, which is not there", .path.display())]
+    Stale {
+        /// Its qualified name.
+        device: String,
+        /// Who describes it.
+        origin: String,
+        /// What is missing.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its edits cannot be made.
+    #[error("the device {device} of {origin} cannot be given: {why}")]
+    Unusable {
+        /// Its qualified name.
+        device: String,
+        /// Who describes it.
+        origin: String,
+        /// Why.
+        why: String,
+    },
+}
+
+fn list(there: &[String], problems: &[String]) -> String {
+    /// More are not read.
+    const MOST: usize = 16;
+    let mut text = String::new();
+    if !there.is_empty() {
+        let shown = there.iter().take(MOST).cloned().collect::<Vec<_>>().join(", ");
+        text.push_str(&format!("; there is {shown}"));
+    }
+    for problem in problems {
+        text.push_str(&format!("; not used: {problem}"));
+    }
+    text
+}
+
+impl Diagnose for CdiError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Unreadable { .. }
+            | Self::Invalid { .. }
+            | Self::Untrusted { .. }
+            | Self::Unusable { .. } => Code::CdiInvalid,
+            Self::Unresolved { .. } => Code::CdiUnresolved,
+            Self::Conflict { .. } => Code::CdiConflict,
+            Self::Stale { .. } => Code::CdiStale,
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreadable { .. } | Self::Invalid { .. } | Self::Unusable { .. } => {
+                "mend the file, or make it anew by `cofferdam cdi generate`".into()
+            }
+            Self::Untrusted { path } => {
+                format!("give it to root alone: chown root {path} && chmod go-w {path}")
+            }
+            Self::Unresolved { .. } => {
+                "`cofferdam cdi list` shows what there is; --cdi-spec-dir says where files are looked for"
+                    .into()
+            }
+            Self::Conflict { one, .. } => {
+                format!("remove one of them, or move {one} to a directory of another precedence")
+            }
+            Self::Stale { origin, .. } => {
+                format!(
+                    "the description is older than the driver: `cofferdam cdi generate --output {origin}`"
+                )
+            }
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! Devices of the Container Device Interface: reading the files that describe them, and what each changes in a
+//! specification.
+//!
+//! Files are parsed, checked and turned into edits by the crate `container-device-interface`; the edits go into a
+//! specification by `spec::cdi`, each with its reason. Ours is here what an operator has to know: which file says so,
+//! which two contradict each other, and which names something that is not there.
+//!
+//! Invariant: a file that somebody but root can write is not used: its hooks run as root on the host.
+
+mod error;
+mod file;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use container_device_interface::container_edits::ContainerEdits;
+use container_device_interface::device::Device;
+use container_device_interface::spec::{Spec, new_spec};
+use container_device_interface::specs::config;
+use oci_spec::runtime as oci;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use error::CdiError;
+pub use file::parse;
+
+use crate::gpu::DeviceEdits;
+
+/// Where files are looked for, the later ones first, as the specification says.
+pub const DEFAULT_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// The devices that are described.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// By qualified name: each description with its priority.
+    devices: BTreeMap<String, Vec<Described>>,
+    /// Files that are not used.
+    pub problems: Vec<CdiError>,
+}
+
+#[derive(Debug)]
+struct Described {
+    priority: usize,
+    origin: String,
+    device: Device,
+}
+
+/// A line of `cofferdam cdi list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// The device's qualified name.
+    pub device: String,
+    /// The file that describes it.
+    pub origin: String,
+    /// Another file with the same right to describe it: it cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<String>,
+}
+
+impl Registry {
+    /// Reads the files of directories, of which a later one has precedence. What cannot be used is kept in `problems`.
+    #[must_use]
+    pub fn read(directories: &[PathBuf]) -> Self {
+        let mut registry = Self::default();
+        for (priority, directory) in directories.iter().enumerate() {
+            for path in file::files_of(directory) {
+                let origin = path.display().to_string();
+                match file::read(directory, &path).and_then(|raw| Self::checked(&raw, &path)) {
+                    Ok(spec) => registry.add(&spec, &origin, priority),
+                    Err(problem) => registry.problems.push(problem),
+                }
+            }
+        }
+        registry
+    }
+
+    /// Adds a description that comes from no file.
+    ///
+    /// # Errors
+    /// [`CdiError::Invalid`].
+    pub fn add_own(&mut self, description: Value) -> Result<(), CdiError> {
+        /// The crate wants the path of a file; messages say [`OWN`].
+        const NOWHERE: &str = "/cofferdam.json";
+        let invalid = |why: String| CdiError::Invalid { path: OWN.into(), why };
+        let raw: config::Spec =
+            serde_json::from_value(description).map_err(|error| invalid(error.to_string()))?;
+        let spec = Self::checked(&raw, Path::new(NOWHERE))?;
+        self.add(&spec, OWN, 0);
+        Ok(())
+    }
+
+    fn checked(raw: &config::Spec, path: &Path) -> Result<Spec, CdiError> {
+        new_spec(raw, &path.to_owned(), 0).map_err(|error| CdiError::Invalid {
+            path: path.display().to_string(),
+            why: format!("{error:#}"),
+        })
+    }
+
+    fn add(&mut self, spec: &Spec, origin: &str, priority: usize) {
+        for device in spec.devices.values() {
+            let described = Described { priority, origin: origin.to_owned(), device: device.clone() };
+            self.devices.entry(device.get_qualified_name()).or_default().push(described);
+        }
+    }
+
+    /// Whether a device is described.
+    #[must_use]
+    pub fn has(&self, device: &str) -> bool {
+        self.devices.contains_key(device)
+    }
+
+    /// Whether there is any device of a kind, such as `nvidia.com/gpu`.
+    #[must_use]
+    pub fn has_kind(&self, kind: &str) -> bool {
+        self.devices.keys().any(|name| name.split_once('=').is_some_and(|(of, _)| of == kind))
+    }
+
+    /// All devices, in the order of their names.
+    #[must_use]
+    pub fn list(&self) -> Vec<Listed> {
+        let line = |(name, described): (&String, &Vec<Described>)| {
+            let (chosen, rival) = Self::first_of(described)?;
+            Some(Listed {
+                device: name.clone(),
+                origin: chosen.origin.clone(),
+                conflict: rival.map(|rival| rival.origin.clone()),
+            })
+        };
+        self.devices.iter().filter_map(line).collect()
+    }
+
+    /// The description that has precedence, and another one that has as much.
+    fn first_of(described: &[Described]) -> Option<(&Described, Option<&Described>)> {
+        let highest = described.iter().map(|one| one.priority).max()?;
+        let mut those = described.iter().filter(|one| one.priority == highest);
+        Some((those.next()?, those.next()))
+    }
+
+    fn find(&self, name: &str) -> Result<&Described, CdiError> {
+        let unresolved = || {
+            let kind = name.split_once('=').map_or(name, |(kind, _)| kind);
+            let same_kind = self.devices.keys().filter(|known| known.starts_with(&format!("{kind}=")));
+            CdiError::Unresolved {
+                device: name.to_owned(),
+                there: same_kind.cloned().collect(),
+                problems: self.problems.iter().map(ToString::to_string).collect(),
+            }
+        };
+        let described = self.devices.get(name).ok_or_else(unresolved)?;
+        match Self::first_of(described).ok_or_else(unresolved)? {
+            (chosen, None) => Ok(chosen),
+            (chosen, Some(rival)) => Err(CdiError::Conflict {
+                device: name.to_owned(),
+                one: chosen.origin.clone(),
+                other: rival.origin.clone(),
+            }),
+        }
+    }
+
+    /// What devices change, in their order. What a file says for all of its devices comes with the first one.
+    ///
+    /// # Errors
+    /// [`CdiError`]: it is not described, by two files at once, or names something that is not on this host.
+    pub fn resolve(&self, names: &[String]) -> Result<Vec<DeviceEdits>, CdiError> {
+        let mut seen: Vec<&str> = Vec::new();
+        let mut resolved: Vec<DeviceEdits> = Vec::new();
+        for name in names {
+            if resolved.iter().any(|known| known.device == *name) {
+                continue;
+            }
+            let Described { origin, device, .. } = self.find(name)?;
+            let mut edits = ContainerEdits::new();
+            let failed =
+                |why: String| CdiError::Unusable { device: name.clone(), origin: origin.clone(), why };
+            if !seen.contains(&origin.as_str()) {
+                seen.push(origin);
+                let common = device.get_spec().edits();
+                common.map_or(Ok(()), |common| edits.append(common)).map_err(|e| failed(format!("{e:#}")))?;
+            }
+            edits.append(device.edits()).map_err(|e| failed(format!("{e:#}")))?;
+            check_paths(name, origin, &edits)?;
+            let changes = changes(&mut edits).map_err(failed)?;
+            resolved.push(DeviceEdits { device: name.clone(), origin: origin.clone(), changes });
+        }
+        Ok(resolved)
+    }
+}
+
+/// The origin of a description that cofferdam made.
+pub const OWN: &str = "cofferdam's own description of this host";
+
+/// Checks that each node and each source of a mount is there: a description that is older than its driver names files
+/// that have gone.
+fn check_paths(device: &str, origin: &str, edits: &ContainerEdits) -> Result<(), CdiError> {
+    let edits = serde_json::to_value(&edits.container_edits).unwrap_or_default();
+    let entries = |list: &str| edits[list].as_array().cloned().unwrap_or_default();
+    let nodes = entries("deviceNodes").into_iter().map(|node| match node["hostPath"].as_str() {
+        Some(path) => path.to_owned(),
+        None => node["path"].as_str().unwrap_or_default().to_owned(),
+    });
+    let mounts =
+        entries("mounts").into_iter().filter(|mount| mount["type"].as_str().is_none_or(|t| t == "bind"));
+    let sources = mounts.filter_map(|mount| mount["hostPath"].as_str().map(str::to_owned));
+    for path in nodes.chain(sources) {
+        if let Err(source) = std::fs::metadata(&path) {
+            return Err(CdiError::Stale {
+                device: device.into(),
+                origin: origin.into(),
+                path: path.into(),
+                source,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The edits, applied to a specification that has nothing else.
+fn changes(edits: &mut ContainerEdits) -> Result<Value, String> {
+    // Without a list of mounts, the crate begins one with a mount that has nothing.
+    let bare = json!({
+        "ociVersion": "1.2.0", "process": { "cwd": "/", "user": { "uid": 0, "gid": 0 } }, "mounts": [],
+    });
+    let mut spec: oci::Spec = serde_json::from_value(bare).map_err(|error| error.to_string())?;
+    edits.apply(&mut spec).map_err(|error| format!("{error:#}"))?;
+    serde_json::to_value(&spec).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

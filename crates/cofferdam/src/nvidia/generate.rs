@@ -1,0 +1,242 @@
+//! An own description of this host's GPUs for CDI, for a host without nvidia-ctk: the plain case.
+//!
+//! It has what `nvidia-ctk cdi generate` has for a driver that is installed on the host itself: the device nodes, the
+//! libraries of the driver's version at their real place and by their SONAME, its programs and its firmware. It has no
+//! hooks, so that runtimes that run none (gVisor) get the same: links are mounts here, and the loader finds the
+//! libraries by LD_LIBRARY_PATH.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{DriverRoot, Inventory};
+use crate::elf::soname;
+
+/// The version of the CDI specification that it is written in: one that every consumer reads.
+const CDI_VERSION: &str = "0.5.0";
+/// Where distributions keep libraries, and where containers look for them.
+const DIRECTORIES: [&str; 8] = [
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu/nvidia/current",
+    "/usr/lib/aarch64-linux-gnu/nvidia/current",
+    "/usr/lib64",
+    "/usr/lib",
+    "/lib64",
+    "/usr/local/nvidia/lib64",
+];
+/// The programs of the driver that are of use in a container.
+const PROGRAMS: [&str; 5] = [
+    "nvidia-smi",
+    "nvidia-debugdump",
+    "nvidia-cuda-mps-control",
+    "nvidia-cuda-mps-server",
+    "nvidia-persistenced",
+];
+/// Nodes that are no GPU's own.
+const SHARED_NODES: [&str; 4] =
+    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+
+/// The directories of libraries below a root.
+#[derive(Debug)]
+pub struct LibraryDirectories {
+    /// Where each is on this host, and by which path a container knows it.
+    directories: Vec<(PathBuf, &'static str)>,
+}
+
+impl LibraryDirectories {
+    /// Those that there are, each once: `/lib64` may be a link to `/usr/lib64`.
+    #[must_use]
+    pub fn of(root: &DriverRoot) -> Self {
+        let mut directories: Vec<(PathBuf, &'static str)> = Vec::new();
+        for name in DIRECTORIES {
+            if let Ok(real) = root.join(name).canonicalize()
+                && !directories.iter().any(|(known, _)| *known == real)
+            {
+                directories.push((real, name));
+            }
+        }
+        Self { directories }
+    }
+
+    /// The first library of a name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<PathBuf> {
+        self.directories.iter().map(|(path, _)| path.join(name)).find(|path| path.exists())
+    }
+}
+
+/// Describes the GPUs of this host.
+#[must_use]
+pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
+    let mut devices = Vec::new();
+    let node = |path: &str| {
+        let below = root.join(path);
+        // The host's own where it has them: gVisor opens nodes by the path that they have in the container.
+        if Path::new(path).exists() || !below.exists() {
+            json!({ "path": path })
+        } else {
+            json!({ "path": path, "hostPath": below.to_string_lossy() })
+        }
+    };
+    let own_nodes: Vec<Value> =
+        inventory.gpus.iter().map(|gpu| node(&format!("/dev/nvidia{}", gpu.minor))).collect();
+    for (gpu, own) in inventory.gpus.iter().zip(&own_nodes) {
+        for name in [gpu.index.to_string(), gpu.uuid.clone()] {
+            devices.push(json!({ "name": name, "containerEdits": { "deviceNodes": [own] } }));
+        }
+    }
+    devices.push(json!({ "name": "all", "containerEdits": { "deviceNodes": own_nodes } }));
+    let shared: Vec<Value> =
+        SHARED_NODES.into_iter().filter(|path| root.join(path).exists()).map(node).collect();
+    let (mounts, library_path) = mounts(root, inventory);
+    let mut env = vec!["NVIDIA_VISIBLE_DEVICES=void".to_owned()];
+    if !library_path.is_empty() {
+        env.push(format!("LD_LIBRARY_PATH={}", library_path.join(":")));
+    }
+    json!({
+        "cdiVersion": CDI_VERSION,
+        "kind": "nvidia.com/gpu",
+        "devices": devices,
+        "containerEdits": { "env": env, "deviceNodes": shared, "mounts": mounts },
+    })
+}
+
+/// What is mounted, and the directories of the libraries in it.
+fn mounts(root: &DriverRoot, inventory: &Inventory) -> (Vec<Value>, Vec<&'static str>) {
+    let mut mounts = Vec::new();
+    let mut put = |source: &Path, destination: String| {
+        mounts.push(json!({
+            "hostPath": source.to_string_lossy(),
+            "containerPath": destination,
+            "options": ["ro", "nosuid", "nodev", "rbind", "rprivate"],
+        }));
+    };
+    let mut library_path = Vec::new();
+    for (directory, name) in LibraryDirectories::of(root).directories {
+        for file in libraries(&directory, &inventory.driver.to_string()) {
+            let path = directory.join(&file);
+            put(&path, format!("{name}/{file}"));
+            for link in links(&path, &file) {
+                put(&path, format!("{name}/{link}"));
+            }
+            if !library_path.contains(&name) {
+                library_path.push(name);
+            }
+        }
+    }
+    for program in PROGRAMS {
+        let destination = format!("/usr/bin/{program}");
+        if let Ok(real) = root.join(&destination).canonicalize() {
+            put(&real, destination);
+        }
+    }
+    let firmware = format!("/lib/firmware/nvidia/{}", inventory.driver);
+    if let Ok(real) = root.join(&firmware).canonicalize() {
+        put(&real, firmware);
+    }
+    (mounts, library_path)
+}
+
+/// The names of the driver's libraries in a directory: those that end with its version.
+fn libraries(directory: &Path, driver: &str) -> Vec<String> {
+    let suffix = format!(".so.{driver}");
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with("lib") && name.ends_with(&suffix))
+        .collect();
+    names.sort();
+    names
+}
+
+/// The other names of a library: its SONAME, by which programs load it, and the one without a number, by which some
+/// open it.
+fn links(path: &Path, file: &str) -> Vec<String> {
+    let stem = file.split_once(".so.").map(|(stem, _)| format!("{stem}.so"));
+    let soname = soname(path).filter(|name| name != file);
+    let mut names: Vec<String> = soname.into_iter().chain(stem).collect();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
+
+    use super::*;
+
+    fn described(root: &Path) -> Value {
+        let root = DriverRoot::new(root);
+        generate(&root, &root.inventory().unwrap())
+    }
+
+    #[test]
+    fn a_host_is_described_as_the_toolkit_does_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 2, DRIVER);
+        let description = described(host.root());
+        let names: Vec<&str> =
+            description["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+        let (first, second) = (GpuHost::uuid(0), GpuHost::uuid(1));
+        assert_eq!(names, ["0", &first, "1", &second, "all"]);
+        let nodes = |place: &Value| -> Vec<String> {
+            let nodes = place["deviceNodes"].as_array().unwrap();
+            nodes.iter().map(|node| node["path"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(nodes(&description["devices"][2]["containerEdits"]), ["/dev/nvidia1"]);
+        assert_eq!(nodes(&description["devices"][4]["containerEdits"]), ["/dev/nvidia0", "/dev/nvidia1"]);
+        let common = &description["containerEdits"];
+        assert_eq!(nodes(common), ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"]);
+        let mounts: Vec<&str> = common["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| mount["containerPath"].as_str().unwrap())
+            .collect();
+        let libraries = "/usr/lib/x86_64-linux-gnu";
+        // The test's libraries all have the C library's SONAME.
+        let soname = format!("{libraries}/libc.so.6");
+        assert_eq!(
+            mounts,
+            [
+                &format!("{libraries}/libcuda.so.{DRIVER}"),
+                &soname,
+                &format!("{libraries}/libcuda.so"),
+                &format!("{libraries}/libnvidia-ml.so.{DRIVER}"),
+                &soname,
+                &format!("{libraries}/libnvidia-ml.so"),
+                &format!("{libraries}/libnvidia-ptxjitcompiler.so.{DRIVER}"),
+                &soname,
+                &format!("{libraries}/libnvidia-ptxjitcompiler.so"),
+                "/usr/bin/nvidia-smi",
+                &format!("/lib/firmware/nvidia/{DRIVER}"),
+            ]
+        );
+        let env = json!(["NVIDIA_VISIBLE_DEVICES=void", format!("LD_LIBRARY_PATH={libraries}")]);
+        assert_eq!(common["env"], env);
+        assert_eq!(
+            description["devices"][0]["containerEdits"]["deviceNodes"][0]["hostPath"],
+            host.root().join("dev/nvidia0").to_str().unwrap()
+        );
+    }
+
+    #[test]
+    fn a_description_can_be_resolved() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 1, DRIVER);
+        let mut registry = crate::cdi::Registry::default();
+        registry.add_own(described(host.root())).unwrap();
+        let edits = registry.resolve(&["nvidia.com/gpu=0".to_owned()]).unwrap();
+        assert_eq!(edits[0].changes["linux"]["devices"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_host_without_a_driver_has_no_inventory() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = DriverRoot::new(directory.path()).inventory().unwrap_err();
+        assert!(error.to_string().contains("proc/driver/nvidia/version"), "{error}");
+        let none = GpuHost::new(directory.path(), 0, DRIVER);
+        assert_eq!(DriverRoot::new(none.root()).inventory().unwrap().gpus, []);
+    }
+}

@@ -1,0 +1,84 @@
+//! The NVIDIA GPUs of this host: the effects to the decisions in `gpu`.
+//!
+//! Facts come from the driver's own files in /proc, which cost nothing and take no lock. NVML, which may take seconds
+//! to wake a GPU, is asked only where these leave something open, and within a limit of time.
+//!
+//! [`DriverRoot`] is where all of it lies: `/`, or where an operator's container has the driver; tests have a tree of
+//! their own.
+
+mod char_links;
+mod generate;
+mod nvml;
+mod proc;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use char_links::make_char_links;
+pub use generate::{LibraryDirectories, generate};
+pub use proc::parse_information;
+
+use crate::gpu::{DriverVersion, Gpu, GpuError};
+
+/// How long NVML may take. Without the persistence daemon it wakes each GPU, which takes a second and more.
+const NVML_LIMIT: Duration = Duration::from_secs(20);
+
+/// The driver, and the GPUs that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    /// The kernel's driver.
+    pub driver: DriverVersion,
+    /// In the order of their index.
+    pub gpus: Vec<Gpu>,
+}
+
+/// The directory below which the driver's files lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverRoot(PathBuf);
+
+impl Default for DriverRoot {
+    fn default() -> Self {
+        Self::new(Path::new("/"))
+    }
+}
+
+impl DriverRoot {
+    /// A root.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    /// A path below it.
+    #[must_use]
+    pub fn join(&self, path: &str) -> PathBuf {
+        self.0.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether it is the host's own.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.0 == Path::new("/")
+    }
+
+    /// The kernel's driver; `None` where there is none.
+    #[must_use]
+    pub fn driver(&self) -> Option<DriverVersion> {
+        proc::driver(self)
+    }
+
+    /// What there is.
+    ///
+    /// # Errors
+    /// [`GpuError::NoDriver`].
+    pub fn inventory(&self) -> Result<Inventory, GpuError> {
+        let driver = self.driver().ok_or_else(|| {
+            GpuError::NoDriver(format!("{} is not there", self.join(proc::VERSION).display()))
+        })?;
+        let mut gpus = proc::gpus(self);
+        if gpus.iter().any(|gpu| !proc::is_known(&gpu.uuid)) {
+            nvml::complete(self, &mut gpus, NVML_LIMIT).map_err(GpuError::NoDriver)?;
+        }
+        Ok(Inventory { driver, gpus })
+    }
+}
