@@ -8,12 +8,13 @@ use cofferdam::engine::View;
 use cofferdam::exit::format_bytes;
 use cofferdam::id::ContainerId;
 use cofferdam::lifecycle::Status;
+use cofferdam::nvidia::{DriverRoot, GpuReading, GpuUsage, read_gpus};
 use serde_json::{Value, json};
 
 use crate::cli::StatsArgs;
 use crate::context::Context;
-use crate::output::{CliError, print};
-use crate::table::render;
+use crate::output::{CliError, print, warn};
+use crate::table::render_rows;
 use crate::template::Template;
 
 /// The time between two readings: a rate is their difference.
@@ -29,17 +30,20 @@ struct Row {
     name: String,
     before: Stats,
     now: Stats,
+    gpus: Vec<GpuUsage>,
 }
 
 pub(super) async fn stats(context: &Context, args: StatsArgs) -> Result<u8, CliError> {
     let format = args.format.as_deref().filter(|format| *format != "table");
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
     let mut before = read(context, &args.containers).await?;
+    let mut gpus = GpuReader::default();
     let mut period = FIRST_PERIOD;
     loop {
         tokio::time::sleep(period).await;
         let now = read(context, &args.containers).await?;
-        let rows = pair(&before, &now);
+        let readings = gpus.read(&now).await;
+        let rows = pair(context, &before, &now, &readings);
         match (&template, format) {
             (Some(template), _) => {
                 rows.iter().try_for_each(|row| print(template.render(&row.value()?)?))?;
@@ -71,12 +75,41 @@ async fn read(context: &Context, names: &[String]) -> Result<Vec<(View, Stats)>,
     Ok(views.into_iter().filter_map(|view| engine.stats(&view).map(|stats| (view, stats))).collect())
 }
 
-fn pair(before: &[(View, Stats)], now: &[(View, Stats)]) -> Vec<Row> {
+/// Reads GPUs as long as that works, where a container has some.
+#[derive(Debug, Default)]
+struct GpuReader {
+    has_failed: bool,
+}
+
+impl GpuReader {
+    async fn read(&mut self, containers: &[(View, Stats)]) -> Vec<GpuReading> {
+        if self.has_failed || containers.iter().all(|(view, _)| view.record.gpus.is_empty()) {
+            return vec![];
+        }
+        let read = tokio::task::spawn_blocking(|| read_gpus(&DriverRoot::default())).await;
+        match read.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(readings) => readings,
+            Err(why) => {
+                self.has_failed = true;
+                warn(format_args!("what GPUs do cannot be read: {why}"));
+                vec![]
+            }
+        }
+    }
+}
+
+fn pair(
+    context: &Context,
+    before: &[(View, Stats)],
+    now: &[(View, Stats)],
+    readings: &[GpuReading],
+) -> Vec<Row> {
     let rows = now.iter().filter_map(|(view, now)| {
         let id = &view.container.id;
         let (_, before) = before.iter().find(|(before, _)| before.container.id == *id)?;
         let name = view.record.name.as_ref().map_or_else(String::new, ToString::to_string);
-        Some(Row { id: id.clone(), name, before: before.clone(), now: now.clone() })
+        let gpus = context.engine.gpu_usage(view, readings);
+        Some(Row { id: id.clone(), name, before: before.clone(), now: now.clone(), gpus })
     });
     rows.collect()
 }
@@ -105,7 +138,23 @@ impl Row {
         value["name"] = self.name.as_str().into();
         value["cpu_percent"] = json!(self.cpu_percent());
         value["memory_percent"] = json!(self.memory_percent());
+        value["gpus"] = json!(self.gpus);
         Ok(value)
+    }
+
+    /// Those of its GPUs: how busy they are, and its memory on them.
+    fn gpu_cells(&self) -> [String; 2] {
+        let each = |text: fn(&GpuUsage) -> Option<String>| {
+            let texts: Vec<String> = self.gpus.iter().map(|gpu| text(gpu).unwrap_or_else(none)).collect();
+            if texts.is_empty() { none() } else { texts.join(", ") }
+        };
+        [
+            each(|gpu| Some(format!("{}: {}%", gpu.index, gpu.utilization_percent?))),
+            each(|gpu| {
+                let total = gpu.memory_total_bytes.map_or_else(none, format_bytes);
+                Some(format!("{} / {total}", format_bytes(gpu.memory_used_bytes?)))
+            }),
+        ]
     }
 
     fn cells(&self) -> [String; 8] {
@@ -134,7 +183,11 @@ impl Row {
 fn show(rows: &[Row], again: bool) -> Result<(), CliError> {
     let titles =
         ["CONTAINER ID", "NAME", "CPU %", "MEM USAGE / LIMIT", "MEM %", "NET I/O", "BLOCK I/O", "PIDS"];
-    let table = render(titles, rows.iter().map(Row::cells));
+    let has_gpus = rows.iter().any(|row| !row.gpus.is_empty());
+    let more = ["GPU %", "GPU MEM"].into_iter().filter(|_| has_gpus);
+    let titles: Vec<String> = titles.into_iter().chain(more).map(str::to_owned).collect();
+    let cells = |row: &Row| row.cells().into_iter().chain(row.gpu_cells()).take(titles.len()).collect();
+    let table = render_rows(&titles, rows.iter().map(cells));
     if again && io::stdout().is_terminal() {
         // What cannot be cleared is only longer.
         let _ = io::stdout().write_all(CLEAR.as_bytes());

@@ -7,20 +7,20 @@
 //!
 //! Invariant: a file that somebody but root can write is not used: its hooks run as root on the host.
 
+mod description;
 mod error;
 mod file;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::rc::Rc;
 
 use container_device_interface::container_edits::ContainerEdits;
-use container_device_interface::device::Device;
-use container_device_interface::spec::{Spec, new_spec};
-use container_device_interface::specs::config;
 use oci_spec::runtime as oci;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use description::Description;
 pub use error::CdiError;
 pub use file::parse;
 
@@ -42,7 +42,9 @@ pub struct Registry {
 struct Described {
     priority: usize,
     origin: String,
-    device: Device,
+    edits: ContainerEdits,
+    /// What its file changes for any of its devices.
+    common: Rc<Option<ContainerEdits>>,
 }
 
 /// A line of `cofferdam cdi list`.
@@ -65,8 +67,11 @@ impl Registry {
         for (priority, directory) in directories.iter().enumerate() {
             for path in file::files_of(directory) {
                 let origin = path.display().to_string();
-                match file::read(directory, &path).and_then(|raw| Self::checked(&raw, &path)) {
-                    Ok(spec) => registry.add(&spec, &origin, priority),
+                let described = file::read(directory, &path).and_then(|raw| {
+                    Description::check(&raw).map_err(|why| CdiError::Invalid { path: origin.clone(), why })
+                });
+                match described {
+                    Ok(description) => registry.add(description, &origin, priority),
                     Err(problem) => registry.problems.push(problem),
                 }
             }
@@ -79,27 +84,18 @@ impl Registry {
     /// # Errors
     /// [`CdiError::Invalid`].
     pub fn add_own(&mut self, description: Value) -> Result<(), CdiError> {
-        /// The crate wants the path of a file; messages say [`OWN`].
-        const NOWHERE: &str = "/cofferdam.json";
-        let invalid = |why: String| CdiError::Invalid { path: OWN.into(), why };
-        let raw: config::Spec =
-            serde_json::from_value(description).map_err(|error| invalid(error.to_string()))?;
-        let spec = Self::checked(&raw, Path::new(NOWHERE))?;
-        self.add(&spec, OWN, 0);
+        let parsed = serde_json::from_value(description).map_err(|error| error.to_string());
+        let checked = parsed.and_then(|raw| Description::check(&raw));
+        self.add(checked.map_err(|why| CdiError::Invalid { path: OWN.into(), why })?, OWN, 0);
         Ok(())
     }
 
-    fn checked(raw: &config::Spec, path: &Path) -> Result<Spec, CdiError> {
-        new_spec(raw, &path.to_owned(), 0).map_err(|error| CdiError::Invalid {
-            path: path.display().to_string(),
-            why: format!("{error:#}"),
-        })
-    }
-
-    fn add(&mut self, spec: &Spec, origin: &str, priority: usize) {
-        for device in spec.devices.values() {
-            let described = Described { priority, origin: origin.to_owned(), device: device.clone() };
-            self.devices.entry(device.get_qualified_name()).or_default().push(described);
+    fn add(&mut self, description: Description, origin: &str, priority: usize) {
+        let common = Rc::new(description.common);
+        for (name, edits) in description.devices {
+            let described =
+                Described { priority, origin: origin.to_owned(), edits, common: Rc::clone(&common) };
+            self.devices.entry(name).or_default().push(described);
         }
     }
 
@@ -168,16 +164,17 @@ impl Registry {
             if resolved.iter().any(|known| known.device == *name) {
                 continue;
             }
-            let Described { origin, device, .. } = self.find(name)?;
+            let Described { origin, edits: own, common, .. } = self.find(name)?;
             let mut edits = ContainerEdits::new();
             let failed =
                 |why: String| CdiError::Unusable { device: name.clone(), origin: origin.clone(), why };
             if !seen.contains(&origin.as_str()) {
                 seen.push(origin);
-                let common = device.get_spec().edits();
-                common.map_or(Ok(()), |common| edits.append(common)).map_err(|e| failed(format!("{e:#}")))?;
+                if let Some(common) = common.as_ref() {
+                    edits.append(common.clone()).map_err(|error| failed(format!("{error:#}")))?;
+                }
             }
-            edits.append(device.edits()).map_err(|e| failed(format!("{e:#}")))?;
+            edits.append(own.clone()).map_err(|error| failed(format!("{error:#}")))?;
             check_paths(name, origin, &edits)?;
             let changes = changes(&mut edits).map_err(failed)?;
             resolved.push(DeviceEdits { device: name.clone(), origin: origin.clone(), changes });

@@ -2,6 +2,7 @@
 
 use super::{Engine, View};
 use crate::cgroup::stats::{self, Stats};
+use crate::nvidia::{GpuReading, GpuUsage, usage_of};
 use crate::request::NetworkMode;
 
 impl Engine {
@@ -15,5 +16,15 @@ impl Engine {
         let pid = record.process.as_ref().map(|process| process.pid);
         let pid = pid.filter(|_| record.network != NetworkMode::Host);
         Some(stats::read(&self.host.cgroups, path, pid))
+    }
+
+    /// What a container uses of its GPUs, by a reading of all.
+    #[must_use]
+    pub fn gpu_usage(&self, view: &View, readings: &[GpuReading]) -> Vec<GpuUsage> {
+        let record = &view.record;
+        usage_of(&record.gpus, readings, |pid| match &record.cgroup {
+            Some(cgroup) => self.host.cgroups.path_of_process(pid).is_some_and(|path| cgroup.holds(&path)),
+            None => record.process.as_ref().is_some_and(|process| process.pid == pid),
+        })
     }
 }

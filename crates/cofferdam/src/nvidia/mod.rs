@@ -10,6 +10,7 @@ mod char_links;
 mod generate;
 mod nvml;
 mod proc;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use std::time::Duration;
 pub use char_links::make_char_links;
 pub use generate::{LibraryDirectories, generate};
 pub use proc::parse_information;
+pub(crate) use usage::usage_of;
+pub use usage::{GpuReading, GpuUsage, read_gpus};
 
 use crate::gpu::{DriverVersion, Gpu, GpuError};
 

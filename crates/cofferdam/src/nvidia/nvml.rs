@@ -25,9 +25,9 @@ struct Told {
 /// # Errors
 /// Why NVML cannot be asked, or that it did not answer in time.
 pub(super) fn complete(root: &DriverRoot, gpus: &mut [Gpu], limit: Duration) -> Result<(), String> {
-    let library = if root.is_host() { LIBRARY.into() } else { library_below(root) };
+    let root = root.clone();
     let told = within(limit, move || {
-        let nvml = Nvml::builder().lib_path(OsStr::new(&library)).init()?;
+        let nvml = open(&root)?;
         let count = nvml.device_count()?;
         let told = |index: u32| {
             let device = nvml.device_by_index(index)?;
@@ -38,13 +38,19 @@ pub(super) fn complete(root: &DriverRoot, gpus: &mut [Gpu], limit: Duration) -> 
     fill_in(gpus, &told)
 }
 
+/// Loads the library. Blocks.
+pub(super) fn open(root: &DriverRoot) -> Result<Nvml, NvmlError> {
+    let library = if root.is_host() { LIBRARY.into() } else { library_below(root) };
+    Nvml::builder().lib_path(OsStr::new(&library)).init()
+}
+
 fn library_below(root: &DriverRoot) -> std::path::PathBuf {
     let directories = super::LibraryDirectories::of(root);
     directories.find(LIBRARY).unwrap_or_else(|| LIBRARY.into())
 }
 
 /// Asks in a thread of its own, which is left alone when it takes too long: nothing can end a call of the library's.
-fn within<T: Send + 'static>(
+pub(super) fn within<T: Send + 'static>(
     limit: Duration,
     ask: impl FnOnce() -> Result<T, NvmlError> + Send + 'static,
 ) -> Result<T, String> {
