@@ -61,6 +61,9 @@ pub(crate) struct LaunchArgs {
     /// none, host, or ns:PATH for a prepared network namespace [default: the bundle's, or none]
     #[arg(long, value_name = "NETWORK", help_heading = "Container")]
     pub(crate) network: Option<String>,
+    /// Size of /dev/shm, by which processes share memory [default: 64m]
+    #[arg(long, value_name = "SIZE", help_heading = "Container")]
+    pub(crate) shm_size: Option<String>,
     #[command(flatten)]
     pub(crate) devices: DeviceArgs,
     #[command(flatten)]
@@ -266,6 +269,7 @@ impl LaunchArgs {
         request.init = self.init;
         request.hostname.clone_from(&self.hostname);
         request.mounts.clone_from(&self.volume);
+        request.shm_size.clone_from(&self.shm_size);
         request.limits = self.limits.request();
         request.resources = self.resources.request();
         request.network.clone_from(&self.network);

@@ -110,6 +110,7 @@ mod tests {
             ours: true,
             command: vec![],
             labels: BTreeMap::from([("a".to_owned(), "1".to_owned())]),
+            gpus: vec![],
         }
     }
 

@@ -29,7 +29,7 @@ pub(crate) enum CdiCommand {
         #[command(flatten)]
         search: DeviceSearchArgs,
     },
-    /// Describe this host's NVIDIA GPUs, for hosts without nvidia-ctk
+    /// Describe this host's NVIDIA GPUs: by nvidia-ctk where it is installed
     Generate {
         /// The file; standard output without it
         #[arg(short, long, value_name = "FILE")]
@@ -37,6 +37,9 @@ pub(crate) enum CdiCommand {
         /// yaml or json [default: by the file's name, or yaml]
         #[arg(long, value_name = "FORMAT", hide_possible_values = true)]
         format: Option<CdiFormat>,
+        /// Have cofferdam describe them, and not nvidia-ctk
+        #[arg(long)]
+        own: bool,
         #[command(flatten)]
         search: DeviceSearchArgs,
     },

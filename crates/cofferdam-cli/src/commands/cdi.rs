@@ -5,8 +5,7 @@ use std::path::Path;
 
 use cofferdam::cdi::{Listed, OWN, Registry};
 use cofferdam::error::{Code, Failure};
-use cofferdam::gpu::GpuError;
-use cofferdam::nvidia::generate;
+use cofferdam::nvidia::{describe_by_toolkit, find_toolkit, generate};
 use serde_json::Value;
 
 use crate::args::{DeviceSearchArgs, refuse};
@@ -14,11 +13,13 @@ use crate::cli::{CdiCommand, CdiFormat};
 use crate::output::{CliError, note, print, print_json, warn};
 use crate::table;
 
-pub(super) fn run(command: &CdiCommand) -> Result<u8, CliError> {
+pub(super) async fn run(command: &CdiCommand) -> Result<u8, CliError> {
     match command {
         CdiCommand::List { json, search } => list(*json, search),
         CdiCommand::Check { devices, search } => check(devices, search),
-        CdiCommand::Generate { output, format, search } => write(output.as_deref(), *format, search),
+        CdiCommand::Generate { output, format, own, search } => {
+            write(output.as_deref(), *format, *own, search).await
+        }
     }
 }
 
@@ -84,30 +85,42 @@ fn check(devices: &[String], search: &DeviceSearchArgs) -> Result<u8, CliError> 
     }
 }
 
-fn write(
+async fn write(
     output: Option<&Path>,
     format: Option<CdiFormat>,
+    own: bool,
     search: &DeviceSearchArgs,
 ) -> Result<u8, CliError> {
     let root = search.driver_root()?;
-    let inventory = root.inventory().map_err(|error: GpuError| CliError(Failure::of(&error)))?;
-    let description = generate(&root, &inventory);
     let by_name = output.and_then(|path| path.extension()).is_some_and(|extension| extension == "json");
     let format = format.unwrap_or(if by_name { CdiFormat::Json } else { CdiFormat::Yaml });
-    let text = render(&description, format)?;
+    let toolkit = find_toolkit().filter(|_| !own);
+    let (text, by) = match toolkit {
+        Some(program) => {
+            let by = program.display().to_string();
+            let is_json = matches!(format, CdiFormat::Json);
+            let described = describe_by_toolkit(program, &root, is_json).await;
+            (described.map_err(|why| unusable_toolkit(&by, why))?, by)
+        }
+        None => (render(&generate(&root, &root.inventory()?), format)?, "cofferdam".to_owned()),
+    };
     match output {
         None => print(text.trim_end())?,
         Some(path) => {
             put(path, &text).map_err(|error| refuse("--output", &format!("{}: {error}", path.display())))?;
-            note(format_args!(
-                "{} GPUs, driver {}: {}",
-                inventory.gpus.len(),
-                inventory.driver,
-                path.display()
-            ));
+            note(format_args!("{} describes this host's GPUs, by {by}", path.display()));
         }
     }
     Ok(0)
+}
+
+fn unusable_toolkit(program: &str, why: String) -> CliError {
+    CliError(Failure {
+        code: Code::CdiInvalid,
+        what: format!("{program} does not describe the GPUs of this host"),
+        why: vec![why],
+        next: Some("see whether `nvidia-smi` works; --own has cofferdam describe them".into()),
+    })
 }
 
 fn render(description: &Value, format: CdiFormat) -> Result<String, CliError> {

@@ -36,7 +36,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         // These need no state directory.
         Command::Explain { code } => return explain::explain(code.as_deref()),
-        Command::Cdi { command } => return cdi::run(&command),
+        Command::Cdi { command } => return cdi::run(&command).await,
         Command::Completion { shell } => {
             return completion(shell);
         }

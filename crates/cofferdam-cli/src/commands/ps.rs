@@ -89,7 +89,8 @@ const NARROW: [Column; 8] = [
     Column { title: "COMMAND", cell: |row, args| command(row, args.no_trunc) },
 ];
 
-const WIDE: [Column; 2] = [
+const WIDE: [Column; 3] = [
+    Column { title: "GPUS", cell: |row, _| gpus(row) },
     Column { title: "ROOT", cell: |row, _| row.root.display().to_string() },
     Column { title: "BUNDLE", cell: |row, _| row.bundle.display().to_string() },
 ];
@@ -114,6 +115,11 @@ fn status(row: &Row) -> String {
         (Some(word), Some(code)) => format!("{word} ({code})"),
         _ => row.status.clone(),
     }
+}
+
+fn gpus(row: &Row) -> String {
+    let indices: Vec<String> = row.gpus.iter().map(u32::to_string).collect();
+    if indices.is_empty() { "-".to_owned() } else { indices.join(",") }
 }
 
 fn command(row: &Row, whole: bool) -> String {

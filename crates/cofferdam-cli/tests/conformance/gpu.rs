@@ -22,6 +22,7 @@ pub(crate) const CASES: &[Case] = &[
     case("gpu::a_runsc_without_nvproxy", a_runsc_without_nvproxy)
         .only(|choice| *choice == Choice::Runsc(RUNSC_OLDEST)),
     case("gpu::descriptions_of_cdi", descriptions_of_cdi).only(is_one_of_each),
+    case("gpu::this_host_is_described", this_host_is_described).only(is_runc),
 ];
 
 fn is_runc(choice: &Choice) -> bool {
@@ -97,6 +98,8 @@ fn only_those_given_are_seen(lab: &Lab) {
     let uuids: Vec<&str> =
         inspected["gpus"].as_array().unwrap().iter().map(|gpu| gpu["uuid"].as_str().unwrap()).collect();
     assert_eq!(uuids, [GpuHost::uuid(0), GpuHost::uuid(1)]);
+    let listed = lab.cofferdam(&["ps", "--own", "--format", "json"]).expect_code(0).json();
+    assert_eq!(listed["gpus"], serde_json::json!([0, 1]), "{listed:#}");
     assert_eq!(seen(&["--gpus", "1"]), ["nvidia-uvm", "nvidia2", "nvidiactl"], "the first two are taken");
     // Nothing of the driver is seen where nothing was asked for.
     drop(lab.run(&["--rm"], &["sh", "-c", "ls /dev | grep nvidia"]).expect_code(1));
@@ -351,5 +354,40 @@ fn descriptions_of_cdi(lab: &Lab) {
     let listed = lab.cofferdam(&["cdi", "list", "--cdi-spec-dir", &folder_text]).expect_code(0);
     assert!(listed.stderr.contains("vendor.json"), "{}", listed.stderr);
     drop(lab.cofferdam(&["cdi", "check", "--cdi-spec-dir", &folder_text]).expect_error("E0313"));
+    lab.expect_clean();
+}
+
+fn this_host_is_described(lab: &Lab) {
+    let host = GpuHost::new(&lab.path().join("gpus"), 2, DRIVER);
+    let folder = lab.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let (root, file) = (host.root().display().to_string(), folder.join("nvidia.yaml").display().to_string());
+    let place = ["--nvidia-driver-root", &root, "--cdi-spec-dir", folder.to_str().unwrap()];
+    let made = lab.cofferdam(&[&["cdi", "generate", "--own", "--output", &file][..], &place].concat());
+    assert!(made.expect_code(0).stderr.contains("by cofferdam"));
+    let listed = lab.cofferdam(&[&["cdi", "list"][..], &place].concat()).expect_code(0).text();
+    assert!(
+        listed.contains(&format!("nvidia.com/gpu={}", GpuHost::uuid(1))) && listed.contains(&file),
+        "{listed}"
+    );
+    drop(lab.cofferdam(&[&["cdi", "check"][..], &place].concat()).expect_code(0));
+    let text = lab.run(&[&place[..], &["--gpus", "device=1", "--rm"]].concat(), NODES).expect_code(0).text();
+    assert_eq!(text.lines().filter(|node| node.ends_with('1')).count(), 1, "{text}");
+    assert!(!text.contains("nvidia0"), "{text}");
+    // Where the toolkit is installed, it is asked; what it says is passed on.
+    let programs = lab.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let toolkit = |script: &str| {
+        let program = programs.join("nvidia-ctk");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = lab.command([&["cdi", "generate", "--format", "json"][..], &place].concat());
+        command.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+        finish(command)
+    };
+    let done = toolkit("echo \"args: $*\"").expect_code(0).text();
+    assert_eq!(done, format!("args: cdi generate --format=json --driver-root={root}/"));
+    let done = toolkit("echo 'no GPU answers' >&2; exit 1").expect_code(125).expect_error("E0313");
+    assert!(done.stderr.contains("no GPU answers") && done.stderr.contains("--own"), "{}", done.stderr);
     lab.expect_clean();
 }

@@ -11,6 +11,7 @@ pub(crate) const CASES: &[Case] = &[
     case("options::environment_directory_and_host_name", environment_directory_and_host_name),
     case("options::users_are_looked_up_inside", users_are_looked_up_inside).real(),
     case("options::volumes_are_bound", volumes_are_bound).real(),
+    case("options::shared_memory_has_its_size", shared_memory_has_its_size).real(),
     case("options::a_read_only_root", a_read_only_root).real(),
     case("options::the_default_is_strict", the_default_is_strict).real(),
     case("options::capabilities_come_and_go", capabilities_come_and_go).real(),
@@ -85,6 +86,18 @@ fn volumes_are_bound(lab: &Lab) {
     for wrong in ["/x", "x:/y", "/x:y", "/x:/", "/x:/a/../b", "/x:/y:zz"] {
         drop(lab.run(&["--rm", "-v", wrong], &["true"]).expect_error("E0101"));
     }
+    lab.expect_clean();
+}
+
+fn shared_memory_has_its_size(lab: &Lab) {
+    // `stat` counts blocks of its file system.
+    let script = "echo $(($(stat -f -c '%b * %S' /dev/shm)))";
+    let size = |options: &[&str]| {
+        let done = lab.run(&[options, &["--rm"]].concat(), &["sh", "-c", script]).expect_code(0);
+        done.text().parse::<u64>().unwrap()
+    };
+    assert_eq!((size(&[]), size(&["--shm-size", "100m"])), (64 << 20, 100 << 20));
+    drop(lab.run(&["--shm-size", "much"], &["true"]).expect_error("E0101"));
     lab.expect_clean();
 }
 

@@ -50,6 +50,8 @@ pub struct Row {
     pub command: Vec<String>,
     /// Its labels, if it is ours.
     pub labels: BTreeMap<String, String>,
+    /// The GPUs that it has, by their index, if it is ours and has not ended.
+    pub gpus: Vec<u32>,
 }
 
 impl Row {
@@ -237,6 +239,7 @@ fn birth_of_state(root: &Path, id: &str) -> Option<Timestamp> {
 fn row_of_ours(view: View) -> Row {
     let status = view.status();
     let pid = view.record.process.as_ref().map(|process| process.pid).filter(|_| status.is_live());
+    let gpus = view.record.gpus.iter().map(|gpu| gpu.index).filter(|_| view.report.is_none()).collect();
     let health = view.record.health.as_ref().map(|health| health.status).filter(|_| status.is_live());
     let status = match health {
         _ if status.is_live() && !view.supervised => format!("{status} (unsupervised)"),
@@ -259,6 +262,7 @@ fn row_of_ours(view: View) -> Row {
         ours: true,
         command: view.record.command,
         labels: view.record.labels,
+        gpus,
     }
 }
 
@@ -277,5 +281,6 @@ fn row_of_foreign(kind: RuntimeKind, root: &Path, container: ListedContainer) ->
         ours: false,
         command: vec![],
         labels: BTreeMap::new(),
+        gpus: vec![],
     }
 }

@@ -10,6 +10,7 @@ mod char_links;
 mod generate;
 mod nvml;
 mod proc;
+mod toolkit;
 mod usage;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use char_links::make_char_links;
 pub use generate::{LibraryDirectories, generate};
 pub use proc::parse_information;
+pub use toolkit::{describe_by_toolkit, find_toolkit};
 pub(crate) use usage::usage_of;
 pub use usage::{GpuReading, GpuUsage, read_gpus};
 

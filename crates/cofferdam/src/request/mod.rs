@@ -77,6 +77,9 @@ pub struct LaunchRequest {
     pub hostname: Option<String>,
     /// `SOURCE:DESTINATION[:ro]`, one a mount.
     pub mounts: Vec<String>,
+    /// Size of /dev/shm, such as `2g`.
+    #[serde(default)]
+    pub shm_size: Option<String>,
     /// Limits that can be changed later.
     pub limits: LimitRequest,
     /// Further ones, and how they are enforced.
@@ -159,6 +162,7 @@ impl LaunchRequest {
             user: None,
             hostname: None,
             mounts: vec![],
+            shm_size: None,
             limits: LimitRequest::default(),
             resources: ResourceRequest::default(),
             network: None,
@@ -208,6 +212,8 @@ pub struct ContainerPlan {
     pub hostname: Option<String>,
     /// Mounts to add.
     pub mounts: Vec<MountRequest>,
+    /// Size of /dev/shm, in bytes.
+    pub shm_bytes: Option<u64>,
     /// Limits that can be changed later.
     pub limits: Limits,
     /// Further ones, and how they are enforced.

@@ -34,6 +34,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     let manager: CgroupManager =
         request.cgroup_manager.as_deref().map(str::parse).transpose()?.unwrap_or_default();
     let limits = Limits::parse(&request.limits)?;
+    let shm = request.shm_size.as_deref().map(parse_size).transpose();
     let network = request.network.as_deref().map(NetworkMode::parse).transpose();
     Ok(ContainerPlan {
         id: ContainerId::generate(),
@@ -46,6 +47,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         cap_drop: each("--cap-drop", &request.cap_drop, parse_capability)?,
         resources: Resources::parse(&request.resources, &limits)?,
         limits,
+        shm_bytes: shm.map_err(|why| Refused::new("--shm-size", why))?,
         stopping: stopping(&request)?,
         devices: DevicePlan::parse(request.devices.clone())?,
         restart: restart(&request)?,

@@ -27,6 +27,9 @@ pub(super) fn apply(editor: &mut SpecEditor, plan: &ContainerPlan, user: Option<
     }
     apply_terminal(editor, plan.terminal);
     apply_mounts(editor, plan);
+    if let Some(bytes) = plan.shm_bytes {
+        size_shared_memory(editor, bytes);
+    }
     apply_ulimits(editor, plan);
     if super::is_bundle(plan) {
         apply_capabilities(editor, plan);
@@ -89,6 +92,25 @@ fn apply_mounts(editor: &mut SpecEditor, plan: &ContainerPlan) {
         });
         editor.push("/mounts", value, "--volume");
     }
+}
+
+/// Gives /dev/shm a size, by which processes share memory (the loaders of PyTorch, NCCL).
+fn size_shared_memory(editor: &mut SpecEditor, bytes: u64) {
+    const PLACE: &str = "/dev/shm";
+    let size = format!("size={bytes}");
+    let is_there = |mount: &Value| mount["destination"] == PLACE && mount["type"] == "tmpfs";
+    let found = editor.entries("/mounts").position(is_there);
+    let Some(position) = found else {
+        let options = ["nosuid", "noexec", "nodev", "mode=1777", &size];
+        let mount = json!({ "destination": PLACE, "type": "tmpfs", "source": "shm", "options": options });
+        editor.push("/mounts", mount, "--shm-size");
+        return;
+    };
+    let list = format!("/mounts/{position}/options");
+    let others =
+        editor.entries(&list).filter_map(Value::as_str).filter(|option| !option.starts_with("size="));
+    let options: Vec<String> = others.map(str::to_owned).chain([size]).collect();
+    editor.set(&list, options, "--shm-size");
 }
 
 /// A relative source is meant from the given bundle; the runtime gets another one.

@@ -37,6 +37,20 @@ pub(super) fn apply(editor: &mut SpecEditor, devices: &[DeviceEdits]) {
     }
 }
 
+/// Says that nothing gives the driver's library, without which no program of CUDA's sees a GPU.
+pub(super) fn warn_without_libraries(editor: &mut SpecEditor) {
+    let is_libcuda = |mount: &Value| {
+        let name = mount["destination"].as_str().and_then(|path| path.rsplit('/').next());
+        name.is_some_and(|name| name.starts_with("libcuda.so"))
+    };
+    if !editor.entries("/mounts").any(is_libcuda) {
+        editor.warn(
+            "the GPUs come without libcuda.so: programs find none of them. Was the driver installed without its \
+             libraries, or in another place (--nvidia-driver-root)? `cofferdam cdi check` says more",
+        );
+    }
+}
+
 fn entries<'a>(value: &'a Value, list: &str) -> impl Iterator<Item = &'a Value> {
     value.pointer(list).and_then(Value::as_array).into_iter().flatten()
 }
@@ -88,6 +102,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn gpus_without_libraries_are_told() {
+        let warnings = |destination: &str| {
+            let mut editor = SpecEditor::new(json!({ "mounts": [{ "destination": destination }] }));
+            warn_without_libraries(&mut editor);
+            editor.finish().2.len()
+        };
+        assert_eq!((warnings("/usr/lib64/libcuda.so.550.90.07"), warnings("/usr/lib64/libc.so.6")), (0, 1));
+    }
 
     #[test]
     fn edits_come_in_and_replace_what_is_the_same() {

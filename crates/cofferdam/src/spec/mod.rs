@@ -186,6 +186,9 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
         init::apply(&mut editor, init);
     }
     cdi::apply(&mut editor, &granted.edits);
+    if !granted.gpus.is_empty() {
+        cdi::warn_without_libraries(&mut editor);
+    }
     host_limits::clamp(&mut editor, host);
     resources::apply(&mut editor, plan, rates, host, runtime)?;
     resources::check(&mut editor, host, runtime)?;
