@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that tells its user what it does")]
 
 mod bench;
+mod gpu;
 mod packages;
 mod prepush;
 mod quickstart;
@@ -36,6 +37,8 @@ enum Task {
     Tidy,
     /// Measure cofferdam against the bare runtimes and podman, and print a table of ratios
     Bench(bench::BenchArgs),
+    /// Gather what a machine with an NVIDIA GPU needs to test it, and run it if this is one
+    GpuTest,
     /// Build the newest runsc that is known to work, through the Go module proxy
     Runsc,
 }
@@ -57,6 +60,7 @@ fn run() -> Result<()> {
     match cli.task {
         Task::Quickstart => quickstart::run(&shell),
         Task::Test(args) => test::run(&shell, &args),
+        Task::GpuTest => gpu::run(&shell),
         Task::Prepush => prepush::run(&shell),
         Task::Tidy => tidy::run(&shell),
         Task::Bench(args) => bench::run(&shell, &args),

@@ -14,7 +14,7 @@ use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
 
 use jiff::{SignedDuration, Timestamp};
 
-pub(crate) use devices::{DeviceArgs, DeviceSearchArgs};
+pub(crate) use devices::{DeviceArgs, DeviceSearchArgs, DriverArgs};
 pub(crate) use limits::{LimitArgs, ResourceArgs};
 
 use crate::context::Context;

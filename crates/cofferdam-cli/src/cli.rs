@@ -22,7 +22,7 @@ pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
 
-use crate::args::{LaunchArgs, LimitArgs, duration, refuse};
+use crate::args::{DeviceSearchArgs, DriverArgs, LaunchArgs, LimitArgs, duration, refuse};
 use crate::detach_keys::DetachKeys;
 use crate::output::CliError;
 
@@ -144,6 +144,8 @@ pub(crate) enum Command {
         /// table, json, or a template such as '{{.Kernel}}'
         #[arg(long, value_name = "FORMAT")]
         format: Option<String>,
+        #[command(flatten)]
+        driver: DriverArgs,
     },
     /// Print what each runtime here can do, and the reason for each no
     Capabilities {
@@ -165,6 +167,8 @@ pub(crate) enum Command {
         /// text or json
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         format: DoctorFormat,
+        #[command(flatten)]
+        search: DeviceSearchArgs,
     },
     /// Find what killed processes of cofferdam have left behind, and take it away
     Gc {

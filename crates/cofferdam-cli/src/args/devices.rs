@@ -43,9 +43,30 @@ pub(crate) struct DeviceSearchArgs {
         hide_env_values = true
     )]
     cdi_spec_dir: Vec<PathBuf>,
+    #[command(flatten)]
+    driver: DriverArgs,
+}
+
+/// Where the NVIDIA driver is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Devices")]
+pub(crate) struct DriverArgs {
     /// Where the NVIDIA driver is installed, such as /run/nvidia/driver [default: /]
     #[arg(long, value_name = "DIR", env = "COFFERDAM_NVIDIA_DRIVER_ROOT", hide_env_values = true)]
     nvidia_driver_root: Option<PathBuf>,
+}
+
+impl DriverArgs {
+    /// The directory that was given.
+    fn given(&self) -> Result<Option<PathBuf>, CliError> {
+        let given = self.nvidia_driver_root.as_deref().filter(|path| !path.as_os_str().is_empty());
+        given.map(absolute).transpose()
+    }
+
+    /// Where the driver's files lie.
+    pub(crate) fn root(&self) -> Result<DriverRoot, CliError> {
+        Ok(self.given()?.map_or_else(DriverRoot::default, |path| DriverRoot::new(&path)))
+    }
 }
 
 impl DeviceArgs {
@@ -56,7 +77,7 @@ impl DeviceArgs {
             driver_override: self.gpu_driver_override.clone(),
             allow_unsupported_driver: self.gpu_allow_unsupported_driver,
             spec_directories: self.search.spec_directories()?,
-            driver_root: self.search.nvidia_driver_root.as_deref().map(absolute).transpose()?,
+            driver_root: self.search.driver.given()?,
             visible: std::env::var("NVIDIA_VISIBLE_DEVICES").ok(),
         })
     }
@@ -81,7 +102,6 @@ impl DeviceSearchArgs {
 
     /// Where the driver's files lie.
     pub(crate) fn driver_root(&self) -> Result<DriverRoot, CliError> {
-        let given = self.nvidia_driver_root.as_deref().map(absolute).transpose()?;
-        Ok(given.map_or_else(DriverRoot::default, |path| DriverRoot::new(&path)))
+        self.driver.root()
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::Containers;
-use crate::args::moment;
+use crate::args::{DriverArgs, moment};
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PsArgs {
@@ -73,7 +73,10 @@ pub(crate) struct StatsArgs {
     /// table, json (one object a line), or a template such as '{{.name}} {{.memory.working_set_bytes}}'
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
+    #[command(flatten)]
+    pub(crate) driver: DriverArgs,
     /// Names, ids, or beginnings of ids; all that run without it
+    #[arg(help_heading = None)]
     pub(crate) containers: Vec<String>,
 }
 

@@ -3,6 +3,7 @@
 use anstyle::{AnsiColor, Style};
 use cofferdam::doctor::{Check, Verdict, examine};
 
+use crate::args::DeviceSearchArgs;
 use crate::cli::DoctorFormat;
 use crate::context::Context;
 use crate::output::{CliError, print, print_json};
@@ -10,8 +11,12 @@ use crate::output::{CliError, print, print_json};
 /// The exit code when a check is bad.
 const SICK: u8 = 1;
 
-pub(super) async fn doctor(context: &Context, format: DoctorFormat) -> Result<u8, CliError> {
-    let checks = examine(&context.engine).await;
+pub(super) async fn doctor(
+    context: &Context,
+    format: DoctorFormat,
+    search: &DeviceSearchArgs,
+) -> Result<u8, CliError> {
+    let checks = examine(&context.engine, &search.driver_root()?, &search.searched()?).await;
     match format {
         DoctorFormat::Json => print_json(&checks)?,
         DoctorFormat::Text => print(checks.iter().map(line).collect::<Vec<_>>().join("\n"))?,

@@ -3,23 +3,28 @@
 use std::path::PathBuf;
 
 use cofferdam::engine::{Engine, Found, RuntimeProbe};
-use cofferdam::nvidia::{DriverRoot, Inventory};
+use cofferdam::nvidia::Inventory;
 use cofferdam::runtime::Features;
 use cofferdam::runtime::capabilities::{Answer, Capability, Criu};
 use serde_json::{Value, json};
 
+use crate::args::DriverArgs;
 use crate::context::Context;
 use crate::output::{CliError, OUR_FAILURE, print, print_json};
 use crate::table;
 use crate::template::Template;
 
-pub(super) async fn info(context: &Context, format: Option<&str>) -> Result<u8, CliError> {
+pub(super) async fn info(
+    context: &Context,
+    format: Option<&str>,
+    driver: &DriverArgs,
+) -> Result<u8, CliError> {
     let engine = &context.engine;
     let (containers, broken) = engine.containers().await?;
     let running = containers.iter().filter(|view| view.report.is_none()).count();
     let runtimes = engine.runtimes().await;
     let host = serde_json::to_value(engine.host()).map_err(|error| CliError::internal("no JSON", &error))?;
-    let inventory = DriverRoot::default().inventory().ok();
+    let inventory = driver.root()?.inventory().ok();
     let value = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "state_dir": engine.state().path(),

@@ -78,13 +78,13 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Update { limits, containers } => limits::update(&context, &limits, &containers).await,
         Command::Stats(args) => stats::stats(&context, args).await,
         Command::Top { container } => limits::top(&context, &container).await,
-        Command::Info { format } => info::info(&context, format.as_deref()).await,
+        Command::Info { format, driver } => info::info(&context, format.as_deref(), &driver).await,
         Command::Capabilities { runtimes, format } => {
             info::capabilities(&context, &runtimes, format.as_deref()).await
         }
         Command::Prune { until, force } => prune::prune(&context, until, force).await,
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
-        Command::Doctor { format } => doctor::doctor(&context, format).await,
+        Command::Doctor { format, search } => doctor::doctor(&context, format, &search).await,
         Command::Explain { .. } | Command::Cdi { .. } | Command::Completion { .. } | Command::Monitor => {
             Ok(0)
         }

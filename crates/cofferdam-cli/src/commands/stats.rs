@@ -37,7 +37,7 @@ pub(super) async fn stats(context: &Context, args: StatsArgs) -> Result<u8, CliE
     let format = args.format.as_deref().filter(|format| *format != "table");
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
     let mut before = read(context, &args.containers).await?;
-    let mut gpus = GpuReader::default();
+    let mut gpus = GpuReader { root: args.driver.root()?, has_failed: false };
     let mut period = FIRST_PERIOD;
     loop {
         tokio::time::sleep(period).await;
@@ -76,8 +76,9 @@ async fn read(context: &Context, names: &[String]) -> Result<Vec<(View, Stats)>,
 }
 
 /// Reads GPUs as long as that works, where a container has some.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct GpuReader {
+    root: DriverRoot,
     has_failed: bool,
 }
 
@@ -86,7 +87,8 @@ impl GpuReader {
         if self.has_failed || containers.iter().all(|(view, _)| view.record.gpus.is_empty()) {
             return vec![];
         }
-        let read = tokio::task::spawn_blocking(|| read_gpus(&DriverRoot::default())).await;
+        let root = self.root.clone();
+        let read = tokio::task::spawn_blocking(move || read_gpus(&root)).await;
         match read.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(readings) => readings,
             Err(why) => {

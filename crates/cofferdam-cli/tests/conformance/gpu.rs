@@ -121,7 +121,7 @@ fn they_come_back_after_every_end(lab: &Lab) {
     let start = || lab.run_detached(&asked, &["sleep", "1000"]);
     let is_taken = || {
         let done = lab.run(&place.with(&["--gpus", "1", "--rm"]), &["true"]).expect_error("E0305");
-        assert!(done.stderr.contains("0 of 1 are free"), "{}", done.stderr);
+        assert!(done.stderr.contains("free: 0 of 1"), "{}", done.stderr);
     };
     // It ends by itself, and stays on the list.
     drop(lab.run(&asked, &["true"]).expect_code(0));
@@ -214,7 +214,7 @@ fn what_cannot_be_is_refused(lab: &Lab) {
         "E0311",
         &["nvidia.com/gpu=0", "cdi list"],
     );
-    refused(&place.with(&["--gpus", "3"]), "E0304", &["3 GPUs are asked for, and there are 2"]);
+    refused(&place.with(&["--gpus", "3"]), "E0304", &["asked for: 3, there: 2"]);
     refused(&place.with(&["--gpus", "device=7"]), "E0304", &["no GPU `7`", "0 (NVIDIA H100"]);
     refused(&place.with(&["--gpus", "L4"]), "E0304", &["`L4`"]);
     refused(&place.with(&["--gpus", "0"]), "E0101", &["--gpus"]);
@@ -233,7 +233,7 @@ fn what_cannot_be_is_refused(lab: &Lab) {
     let mut command = lab.command(&args);
     command.env("NVIDIA_VISIBLE_DEVICES", "1");
     let hidden = finish(command).expect_error("E0304");
-    assert!(hidden.stderr.contains("there are 1"), "{}", hidden.stderr);
+    assert!(hidden.stderr.contains("there: 1"), "{}", hidden.stderr);
     lab.expect_clean();
 }
 

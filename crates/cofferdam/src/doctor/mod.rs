@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 
 use std::path::PathBuf;
 
-use crate::cdi::DEFAULT_DIRECTORIES;
 use crate::engine::Engine;
 use crate::nvidia::DriverRoot;
 use crate::runtime::capabilities::Criu;
@@ -56,7 +55,7 @@ impl Check {
 }
 
 /// Checks this host. Runs a short container under each runtime that is installed.
-pub async fn examine(engine: &Engine) -> Vec<Check> {
+pub async fn examine(engine: &Engine, driver: &DriverRoot, descriptions: &[PathBuf]) -> Vec<Check> {
     let facts = engine.host();
     let mut checks = vec![
         host::kernel(&facts.kernel),
@@ -70,11 +69,6 @@ pub async fn examine(engine: &Engine) -> Vec<Check> {
     checks.extend(runtimes::try_all(engine, &probes).await);
     checks.push(host::criu(&Criu::probe().await));
     checks.extend(host::network());
-    checks.extend(gpu::examine(
-        &DriverRoot::default(),
-        &DEFAULT_DIRECTORIES.map(PathBuf::from),
-        &probes,
-        facts,
-    ));
+    checks.extend(gpu::examine(driver, descriptions, &probes, facts));
     checks
 }

@@ -55,7 +55,7 @@ pub enum GpuError {
         there: String,
     },
     /// There are not so many.
-    #[error("{wanted} GPUs are asked for, and there are {count}{what}")]
+    #[error("GPUs asked for: {wanted}, there: {count}{what}")]
     TooFew {
         /// How many are asked for.
         wanted: u32,
@@ -79,7 +79,7 @@ pub enum GpuError {
     #[error("others took the GPUs each time that some were chosen")]
     Contended,
     /// Others have them.
-    #[error("{wanted} GPUs are asked for, and {free} of {count} are free: {holders}")]
+    #[error("GPUs asked for: {wanted}, free: {free} of {count}: {holders}")]
     Taken {
         /// How many are asked for.
         wanted: u32,
@@ -257,7 +257,7 @@ pub(crate) mod tests {
         let model = GpuRequest::Model { model: "a100".into(), count: 2 };
         assert_eq!(pick(&model, &first, true), Ok(vec![1, 3]));
         let error = pick(&GpuRequest::Count(4), &first, true).unwrap_err();
-        assert!(error.starts_with("4 GPUs are asked for, and 3 of 4 are free: "), "{error}");
+        assert!(error.starts_with("GPUs asked for: 4, free: 3 of 4: "), "{error}");
         assert!(pick(&GpuRequest::All, &first, true).unwrap_err().contains(" has 0"));
         assert!(pick(&named(&["0"]), &first, false).is_err(), "not even shared");
         let shared = [lease(&all[0], false)];
@@ -265,9 +265,7 @@ pub(crate) mod tests {
         assert!(pick(&named(&["0"]), &shared, true).unwrap_err().contains("has 0 shared"));
         let error = pick(&named(&["4"]), &[], true).unwrap_err();
         assert!(error.contains("no GPU `4`") && error.contains("3 (NVIDIA A100"), "{error}");
-        assert!(
-            pick(&GpuRequest::Count(5), &[], true).unwrap_err().contains("there are 4 that may be given")
-        );
+        assert!(pick(&GpuRequest::Count(5), &[], true).unwrap_err().contains("there: 4 that may be given"));
         let model = GpuRequest::Model { model: "L4".into(), count: 1 };
         assert!(pick(&model, &[], true).unwrap_err().contains("`L4`"));
         assert!(choose(&GpuRequest::All, &[], &[], true).is_err(), "all of none");
