@@ -32,6 +32,7 @@ impl GpuHost {
         );
         std::fs::create_dir_all(root.join("dev/pts")).expect("it can be made");
         std::fs::create_dir(root.join("dev/shm")).expect("it can be made");
+        std::fs::create_dir_all(root.join("etc/cdi")).expect("it can be made");
         for name in ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"] {
             host.node(name, 3);
         }
@@ -62,13 +63,12 @@ impl GpuHost {
         format!("GPU-{index:08x}-1111-2222-3333-444444444444")
     }
 
-    /// The options of cofferdam that have it look there, and for descriptions of CDI only in a directory that is not
-    /// there.
+    /// The options of cofferdam that have it look there, and for descriptions of CDI only in a directory that is empty.
     #[must_use]
     pub fn options(&self) -> [String; 4] {
         let root = self.root.display().to_string();
-        let nowhere = self.root.join("etc/cdi").display().to_string();
-        ["--nvidia-driver-root".into(), root, "--cdi-spec-dir".into(), nowhere]
+        let empty = self.root.join("etc/cdi").display().to_string();
+        ["--nvidia-driver-root".into(), root, "--cdi-spec-dir".into(), empty]
     }
 
     fn add_gpu(&self, index: u32) {

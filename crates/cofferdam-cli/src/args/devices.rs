@@ -78,7 +78,8 @@ impl DeviceArgs {
             allow_unsupported_driver: self.gpu_allow_unsupported_driver,
             spec_directories: self.search.spec_directories()?,
             driver_root: self.search.driver.given()?,
-            visible: std::env::var("NVIDIA_VISIBLE_DEVICES").ok(),
+            visible: std::env::var_os("NVIDIA_VISIBLE_DEVICES")
+                .map(|list| list.to_string_lossy().into_owned()),
         })
     }
 }

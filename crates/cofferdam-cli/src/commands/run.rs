@@ -38,6 +38,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
     }
     check_streams(&args)?;
     let mut clock = Clock::start();
+    context.engine.settle_gpus(&request.devices).await?;
     let launcher = context.engine.launcher(config).await?;
     let prepared = launcher.prepare(request)?;
     clock.lap("prepare");

@@ -7,7 +7,7 @@ use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
 use cofferdam_testkit::lab::{Lab, breathe, eventually, finish, new_command};
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN, RUNSC_OLDEST};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::keeper::kill_supervisor;
 use crate::{Case, case};
@@ -16,6 +16,8 @@ pub(crate) const CASES: &[Case] = &[
     case("gpu::only_those_given_are_seen", only_those_given_are_seen).only(serves_gpus),
     case("gpu::they_come_back_after_every_end", they_come_back_after_every_end).only(is_one_of_each),
     case("gpu::nobody_gets_one_that_another_has", nobody_gets_one_that_another_has).only(is_runc),
+    case("gpu::no_name_leads_around_a_lease", no_name_leads_around_a_lease).only(is_one_of_each),
+    case("gpu::nobody_has_to_look_for_the_dead", nobody_has_to_look_for_the_dead).only(is_runc),
     case("gpu::what_cannot_be_is_refused", what_cannot_be_is_refused).only(is_one_of_each),
     case("gpu::drivers_that_nvproxy_does_not_know", drivers_that_nvproxy_does_not_know)
         .only(is_debians_runsc),
@@ -99,7 +101,7 @@ fn only_those_given_are_seen(lab: &Lab) {
         inspected["gpus"].as_array().unwrap().iter().map(|gpu| gpu["uuid"].as_str().unwrap()).collect();
     assert_eq!(uuids, [GpuHost::uuid(0), GpuHost::uuid(1)]);
     let listed = lab.cofferdam(&["ps", "--own", "--format", "json"]).expect_code(0).json();
-    assert_eq!(listed["gpus"], serde_json::json!([0, 1]), "{listed:#}");
+    assert_eq!(listed["gpus"], json!([0, 1]), "{listed:#}");
     assert_eq!(seen(&["--gpus", "1"]), ["nvidia-uvm", "nvidia2", "nvidiactl"], "the first two are taken");
     // Nothing of the driver is seen where nothing was asked for.
     drop(lab.run(&["--rm"], &["sh", "-c", "ls /dev | grep nvidia"]).expect_code(1));
@@ -189,10 +191,11 @@ fn nobody_gets_one_that_another_has(lab: &Lab) {
         }
     }
     assert!(given > 0, "somebody got one");
-    // Those whose process was killed end by themselves; whoever looks closes them.
-    eventually("all have ended", || lab.cofferdam(&["ps", "-q"]).expect_code(0).text().is_empty());
+    // Those whose process was killed end by themselves, and whoever wants their GPUs closes them.
+    let all = place.with(&["--gpus", "8", "--rm"]);
+    eventually("all are free again", || lab.run(&all, &["true"]).code == Some(0));
     assert!(!locks.join("twice").exists(), "{}", std::fs::read_to_string(locks.join("twice")).unwrap());
-    let all = lab.run(&place.with(&["--gpus", "8", "--rm"]), NODES).expect_code(0).text();
+    let all = lab.run(&all, NODES).expect_code(0).text();
     assert_eq!(all.lines().filter(|node| node.ends_with(|c: char| c.is_ascii_digit())).count(), 8, "{all}");
     drop(lab.cofferdam(&["prune", "-f"]).expect_code(0));
     lab.expect_clean();
@@ -221,13 +224,6 @@ fn what_cannot_be_is_refused(lab: &Lab) {
     refused(&place.with(&["--gpus", "device=MIG-1"]), "E0101", &["--device nvidia.com/gpu=MIG-1"]);
     refused(&place.with(&["--gpus", "1", "--device", "nvidia.com/gpu=0"]), "E0101", &["shares one"]);
     refused(&place.with(&["--device", "/dev/fuse"]), "E0101", &["is a path"]);
-    if lab.choice.is_gvisor() {
-        refused(
-            &place.with(&["--device", "nvidia.com/gpu=MIG-1"]),
-            "E0306",
-            &["whole GPUs only", "--runtime runc"],
-        );
-    }
     // Beyond what this process may see itself.
     let args = lab.launch_args("run", &place.with(&["--gpus", "2"]), &["true"]);
     let mut command = lab.command(&args);
@@ -310,10 +306,10 @@ fn descriptions_of_cdi(lab: &Lab) {
     std::fs::create_dir(&folder).unwrap();
     let marker = lab.path().join("marker");
     let describe = |name: &str, kind: &str, path: &str| {
-        let hook = serde_json::json!({
+        let hook = json!({
             "hookName": "createContainer", "path": "/usr/bin/touch", "args": ["touch", marker],
         });
-        let description = serde_json::json!({
+        let description = json!({
             "cdiVersion": "0.6.0", "kind": kind,
             "devices": [{ "name": "one", "containerEdits": {
                 "env": ["GIVEN=one"],
@@ -389,5 +385,103 @@ fn this_host_is_described(lab: &Lab) {
     assert_eq!(done, format!("args: cdi generate --format=json --driver-root={root}/"));
     let done = toolkit("echo 'no GPU answers' >&2; exit 1").expect_code(125).expect_error("E0313");
     assert!(done.stderr.contains("no GPU answers") && done.stderr.contains("--own"), "{}", done.stderr);
+    lab.expect_clean();
+}
+
+/// Whatever a device is called, and whoever brings it: which GPU it is, its node says.
+fn no_name_leads_around_a_lease(lab: &Lab) {
+    let place = Place::new(lab, 3);
+    let folder = lab.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let node = |number: u32| {
+        let host = lab.path().join(format!("gpus/dev/nvidia{number}"));
+        let path = format!("/dev/nvidia{number}");
+        // gVisor's tests have them in /dev.
+        if lab.choice.is_gvisor() {
+            json!({ "path": path })
+        } else {
+            json!({ "path": path, "hostPath": host })
+        }
+    };
+    let capability = json!({ "path": "/dev/nvidia-caps/nvidia-cap1", "hostPath": "/dev/null" });
+    let describe = |kind: &str, devices: Value| {
+        let text = json!({ "cdiVersion": "0.6.0", "kind": kind, "devices": devices }).to_string();
+        std::fs::write(folder.join(format!("{}.json", kind.replace('/', "-"))), text).unwrap();
+    };
+    let device =
+        |name: &str, nodes: Vec<Value>| json!({ "name": name, "containerEdits": { "deviceNodes": nodes } });
+    describe(
+        "nvidia.com/gpu",
+        json!([
+            device("gpu1", vec![node(1)]),
+            device("all", vec![node(0), node(1), node(2)]),
+            device("1:0", vec![node(1), capability]),
+            device("2", vec![node(1)]),
+            device("0", vec![node(0)]),
+        ]),
+    );
+    describe("k8s.device-plugin.nvidia.com/gpu", json!([device("x", vec![node(1)])]));
+    let folder = folder.display().to_string();
+    let with = |more: &[&str]| -> Vec<String> {
+        let mut options = place.with(&["--rm"]);
+        let at = options.iter().position(|option| *option == "--cdi-spec-dir").unwrap();
+        options[at + 1] = &folder;
+        options.iter().copied().chain(more.iter().copied()).map(str::to_owned).collect()
+    };
+    let run = |more: &[&str]| {
+        let options = with(more);
+        lab.run(&options.iter().map(String::as_str).collect::<Vec<_>>(), NODES)
+    };
+    let holder = lab.run_detached(&place.with(&["--gpus", "device=1"]), &["sleep", "1000"]);
+    for name in ["gpu1", "all", "2"] {
+        drop(run(&["--device", &format!("nvidia.com/gpu={name}")]).expect_error("E0305"));
+    }
+    let part = if lab.choice.is_gvisor() { "E0306" } else { "E0305" };
+    drop(run(&["--device", "nvidia.com/gpu=1:0"]).expect_error(part));
+    drop(run(&["--device", "k8s.device-plugin.nvidia.com/gpu=x"]).expect_error("E0305"));
+    // A description that gives another GPU than the one that was chosen.
+    drop(run(&["--gpus", "device=2"]).expect_error("E0314"));
+    drop(run(&["--device", "nvidia.com/gpu=0", "--device", "nvidia.com/gpu=0"]).expect_code(0));
+    // A bundle with nodes of its own.
+    let bundle = lab.path().join("bundle");
+    std::fs::create_dir(&bundle).unwrap();
+    let mut spec = cofferdam_testkit::fixture::spec(&["true"]);
+    spec["root"]["path"] = json!(lab.rootfs);
+    spec["linux"]["devices"] = json!([{ "path": "/dev/nvidia1", "type": "c", "major": 1, "minor": 3 }]);
+    std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+    let of_bundle = |more: &[&str]| {
+        let mut args = vec!["run".to_owned(), "--network".into(), "none".into()];
+        args.extend(with(more));
+        args.extend(["--bundle".to_owned(), bundle.display().to_string()]);
+        lab.cofferdam(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    drop(of_bundle(&[]).expect_error("E0305"));
+    drop(of_bundle(&["--gpus", "device=0"]).expect_error("E0101"));
+    drop(lab.cofferdam(&["rm", "-f", &holder]).expect_code(0));
+    drop(of_bundle(&[]).expect_code(0));
+    // More than this process may give itself.
+    let options = with(&["--device", "nvidia.com/gpu=all"]);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let mut command = lab.command(lab.launch_args("run", &options, NODES));
+    command.env("NVIDIA_VISIBLE_DEVICES", "0");
+    drop(finish(command).expect_error("E0304"));
+    drop(run(&["--device", "nvidia.com/gpu=all"]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn nobody_has_to_look_for_the_dead(lab: &Lab) {
+    let place = Place::new(lab, 1);
+    let running = lab.start_run(&place.with(&["--gpus", "1", "--name", "held"]), &["sleep", "1000"]);
+    eventually("it runs", || {
+        lab.cofferdam(&["inspect", "held"]).code == Some(0) && lab.inspect("held")["process"]["pid"].is_i64()
+    });
+    let pid = i32::try_from(lab.inspect("held")["process"]["pid"].as_i64().unwrap()).unwrap();
+    running.signal(Signal::KILL);
+    drop(running.finish());
+    drop(lab.run(&place.with(&["--gpus", "1", "--rm"]), &["true"]).expect_error("E0305"));
+    cofferdam_testkit::process::signal_process(pid, Signal::KILL);
+    let asked = place.with(&["--gpus", "1", "--rm"]);
+    eventually("its GPU is free", || lab.run(&asked, &["true"]).code == Some(0));
+    drop(lab.cofferdam(&["prune", "-f"]).expect_code(0));
     lab.expect_clean();
 }

@@ -64,6 +64,18 @@ pub enum CdiError {
         #[source]
         source: io::Error,
     },
+    /// It gives libraries of another driver than the host's.
+    #[error("{origin} gives {device} the library {library}, and the driver of this host is {driver}")]
+    OtherDriver {
+        /// Its qualified name.
+        device: String,
+        /// Who describes it.
+        origin: String,
+        /// The library, by its path on the host.
+        library: String,
+        /// The host's driver.
+        driver: String,
+    },
     /// Its edits cannot be made.
     #[error("the device {device} of {origin} cannot be given: {why}")]
     Unusable {
@@ -99,7 +111,7 @@ impl Diagnose for CdiError {
             | Self::Unusable { .. } => Code::CdiInvalid,
             Self::Unresolved { .. } => Code::CdiUnresolved,
             Self::Conflict { .. } => Code::CdiConflict,
-            Self::Stale { .. } => Code::CdiStale,
+            Self::Stale { .. } | Self::OtherDriver { .. } => Code::CdiStale,
         }
     }
 
@@ -118,7 +130,7 @@ impl Diagnose for CdiError {
             Self::Conflict { one, .. } => {
                 format!("remove one of them, or move {one} to a directory of another precedence")
             }
-            Self::Stale { origin, .. } => {
+            Self::Stale { origin, .. } | Self::OtherDriver { origin, .. } => {
                 format!(
                     "the description is older than the driver: `cofferdam cdi generate --output {origin}`"
                 )

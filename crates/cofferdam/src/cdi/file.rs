@@ -37,12 +37,12 @@ pub(super) fn read(directory: &Path, path: &Path) -> Result<config::Spec, CdiErr
     if !metadata.is_file() {
         return Err(invalid("it is no regular file".into()));
     }
-    let folder = std::fs::metadata(directory).map_err(unreadable)?;
-    for (metadata, of) in [(&metadata, path), (&folder, directory)] {
-        let own = rustix::process::geteuid().as_raw();
-        if ![0, own].contains(&metadata.uid()) || metadata.mode() & OTHERS_WRITE != 0 {
-            return Err(CdiError::Untrusted { path: of.display().to_string() });
-        }
+    check_owner(path, &metadata)?;
+    // Whoever can put another file in its place is as good as its writer.
+    let resolved = path.canonicalize().map_err(unreadable)?;
+    let directory = directory.canonicalize().map_err(unreadable)?;
+    for above in resolved.ancestors().skip(1).chain(directory.ancestors()) {
+        check_owner(above, &std::fs::metadata(above).map_err(unreadable)?)?;
     }
     let mut text = String::new();
     let read = file.take(LIMIT_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
@@ -50,6 +50,18 @@ pub(super) fn read(directory: &Path, path: &Path) -> Result<config::Spec, CdiErr
         return Err(invalid(format!("it is larger than {LIMIT_BYTES} bytes")));
     }
     parse(&text).map_err(invalid)
+}
+
+fn check_owner(path: &Path, metadata: &std::fs::Metadata) -> Result<(), CdiError> {
+    /// In a directory with it, nobody can move what is not his own.
+    const STICKY: u32 = 0o1000;
+    let own = rustix::process::geteuid().as_raw();
+    let is_open =
+        metadata.mode() & OTHERS_WRITE != 0 && !(metadata.is_dir() && metadata.mode() & STICKY != 0);
+    if ![0, own].contains(&metadata.uid()) || is_open {
+        return Err(CdiError::Untrusted { path: path.display().to_string() });
+    }
+    Ok(())
 }
 
 /// Parses a description: YAML, of which JSON is a part.

@@ -38,6 +38,7 @@ pub use sessions::SessionView;
 
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::ExitReport;
+use crate::gpu::DeviceRequest;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::launch::{LaunchError, Launcher};
@@ -220,6 +221,19 @@ impl Engine {
     /// [`LaunchError::Runtime`] when its binary cannot be used.
     pub async fn launcher(&self, config: RuntimeConfig) -> Result<Launcher, LaunchError> {
         Launcher::open(self.state.clone(), Arc::clone(&self.host), config).await
+    }
+
+    /// Closes the records of containers that have GPUs, and have ended since their supervisors died, for a request that
+    /// may want them.
+    ///
+    /// # Errors
+    /// [`StateError::File`] when the state directory cannot be read.
+    pub async fn settle_gpus(&self, wanted: &DeviceRequest) -> Result<(), StateError> {
+        if !wanted.is_empty() && !self.state.gpu_leases()?.is_empty() {
+            // What cannot be closed keeps its GPUs.
+            drop(self.containers().await?);
+        }
+        Ok(())
     }
 
     /// Finds a container by id, name or the beginning of its id, and what is true of it now. Repairs what a dead

@@ -192,6 +192,7 @@ impl Engine {
     /// # Errors
     /// [`MonitorError`]; nothing is left behind.
     pub async fn detach(&self, request: DetachRequest) -> Result<MonitorReply, MonitorError> {
+        self.settle_gpus(&request.launch.devices).await?;
         let limit = request.runtime.start_limit.saturating_add(MONITOR_SLACK);
         self.ask_monitor(MonitorTask::Launch(Box::new(request)), limit).await
     }

@@ -32,7 +32,7 @@ impl fmt::Display for Gpu {
 /// Somebody has a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Its UUID.
+    /// Its address on the PCI bus, which is known before its UUID is.
     pub gpu: String,
     /// Who.
     pub container: ContainerId,
@@ -73,8 +73,17 @@ pub enum GpuError {
         why: String,
     },
     /// A part of one, for gVisor.
-    #[error("{0} is a part of a GPU (MIG), and gVisor's nvproxy serves whole GPUs only")]
-    Part(String),
+    #[error("it is a part of a GPU (MIG), and gVisor's nvproxy serves whole GPUs only")]
+    Part,
+    /// A description gives another one than was chosen.
+    #[error("the description of the GPUs gives /dev/nvidia{0}, which is none of those that were chosen")]
+    OtherNode(u32),
+    /// A node of no GPU that the driver has.
+    #[error("/dev/nvidia{0} is asked for, and is no GPU that the driver has")]
+    UnknownNode(u32),
+    /// A name fits several.
+    #[error("`{0}` is the beginning of several GPUs' UUIDs")]
+    Ambiguous(String),
     /// Others were quicker every time.
     #[error("others took the GPUs each time that some were chosen")]
     Contended,
@@ -89,6 +98,8 @@ pub enum GpuError {
         count: usize,
         /// Who has the others.
         holders: String,
+        /// Whether they share them.
+        is_shared: bool,
     },
 }
 
@@ -96,8 +107,11 @@ impl Diagnose for GpuError {
     fn code(&self) -> Code {
         match self {
             Self::NoDriver(_) | Self::Node { .. } => Code::DriverMissing,
-            Self::Unknown { .. } | Self::TooFew { .. } => Code::NoSuchGpu,
-            Self::Part(_) => Code::GpuUnsupported,
+            Self::Unknown { .. } | Self::TooFew { .. } | Self::Ambiguous(_) | Self::UnknownNode(_) => {
+                Code::NoSuchGpu
+            }
+            Self::OtherNode(_) => Code::CdiStale,
+            Self::Part => Code::GpuUnsupported,
             Self::Contended | Self::Taken { .. } => Code::GpusTaken,
         }
     }
@@ -105,19 +119,20 @@ impl Diagnose for GpuError {
     fn next_step(&self) -> Option<String> {
         Some(match self {
             Self::NoDriver(_) => "install the driver, and see that `nvidia-smi` works on the host".into(),
-            Self::Unknown { .. } | Self::TooFew { .. } => {
+            Self::Ambiguous(_) => "write more of it".into(),
+            Self::OtherNode(_) => "make the description anew: `cofferdam cdi generate --output FILE`".into(),
+            Self::Unknown { .. } | Self::TooFew { .. } | Self::UnknownNode(_) => {
                 "`cofferdam info` lists the GPUs; NVIDIA_VISIBLE_DEVICES of cofferdam itself hides those that it does \
                  not name"
                     .into()
             }
             Self::Node { .. } => "`nvidia-modprobe -u -c 0` makes the nodes; nvproxy opens them by these paths".into(),
-            Self::Part(_) => "use --runtime runc for it, or a whole GPU".into(),
+            Self::Part => "use --runtime runc for it, or a whole GPU".into(),
             Self::Contended => "try again".into(),
-            Self::Taken { .. } => {
-                "wait until one of these containers has ended (`cofferdam wait`), or share one by --device \
-                 nvidia.com/gpu=INDEX"
-                    .into()
+            Self::Taken { is_shared: true, .. } => {
+                "share them, too (--device nvidia.com/gpu=INDEX), or wait until these containers have ended".into()
             }
+            Self::Taken { .. } => "wait until one of these containers has ended (`cofferdam wait`)".into(),
         })
     }
 }
@@ -125,13 +140,10 @@ impl Diagnose for GpuError {
 /// The GPUs that this process may give: `NVIDIA_VISIBLE_DEVICES` of its own, in which `void` and the empty one are none.
 #[must_use]
 pub fn visible<'a>(gpus: &'a [Gpu], variable: Option<&str>) -> Vec<&'a Gpu> {
-    match variable {
-        None | Some("all") => gpus.iter().collect(),
-        Some("" | "void" | "none") => vec![],
-        Some(list) => {
-            gpus.iter().filter(|gpu| list.split(',').any(|name| is_called(gpu, name.trim()))).collect()
-        }
-    }
+    let Some(list) = variable else { return gpus.iter().collect() };
+    let names: Vec<&str> = list.split(',').map(str::trim).collect();
+    let is_named = |gpu: &&Gpu| names.iter().any(|name| *name == "all" || is_called(gpu, name));
+    gpus.iter().filter(is_named).collect()
 }
 
 /// Whether a GPU is meant by an index or a UUID, which may be cut short as `nvidia-smi` takes it.
@@ -151,7 +163,7 @@ pub fn choose(
     leases: &[Lease],
     exclusive: bool,
 ) -> Result<Vec<Gpu>, GpuError> {
-    let is_free = |gpu: &Gpu| !leases.iter().any(|l| l.gpu == gpu.uuid && (exclusive || l.exclusive));
+    let is_free = |gpu: &Gpu| !leases.iter().any(|l| l.gpu == gpu.bus && (exclusive || l.exclusive));
     let (wanted, candidates, what) = match request {
         GpuRequest::All => (visible.len(), visible.to_vec(), String::new()),
         GpuRequest::Count(count) => (to_usize(*count), visible.to_vec(), String::new()),
@@ -173,9 +185,10 @@ pub fn choose(
     }
     let free: Vec<&Gpu> = candidates.iter().filter(|gpu| is_free(gpu)).copied().collect();
     if free.len() < wanted {
-        let held = leases.iter().filter(|l| candidates.iter().any(|gpu| gpu.uuid == l.gpu));
-        let holders = holders(held, visible);
-        return Err(GpuError::Taken { wanted: wanted_number, free: free.len(), count, holders });
+        let held = || leases.iter().filter(|l| candidates.iter().any(|gpu| gpu.bus == l.gpu));
+        let holders = holders(held(), visible);
+        let is_shared = held().all(|lease| !lease.exclusive);
+        return Err(GpuError::Taken { wanted: wanted_number, free: free.len(), count, holders, is_shared });
     }
     Ok(free.into_iter().take(wanted).cloned().collect())
 }
@@ -187,11 +200,12 @@ fn to_usize(count: u32) -> usize {
 fn named<'a>(names: &[String], visible: &[&'a Gpu]) -> Result<Vec<&'a Gpu>, GpuError> {
     let mut found: Vec<&Gpu> = Vec::new();
     for name in names {
-        let gpu = visible
-            .iter()
-            .find(|gpu| is_called(gpu, name))
-            .copied()
-            .ok_or_else(|| GpuError::Unknown { wanted: name.clone(), there: list(visible) })?;
+        let mut called = visible.iter().filter(|gpu| is_called(gpu, name)).copied();
+        let unknown = || GpuError::Unknown { wanted: name.clone(), there: list(visible) };
+        let gpu = called.next().ok_or_else(unknown)?;
+        if called.next().is_some() {
+            return Err(GpuError::Ambiguous(name.clone()));
+        }
         if !found.contains(&gpu) {
             found.push(gpu);
         }
@@ -210,7 +224,7 @@ fn list(gpus: &[&Gpu]) -> String {
 fn holders<'a>(leases: impl Iterator<Item = &'a Lease>, gpus: &[&Gpu]) -> String {
     let texts = leases.map(|lease| {
         let index =
-            gpus.iter().find(|gpu| gpu.uuid == lease.gpu).map_or(String::new(), |gpu| gpu.index.to_string());
+            gpus.iter().find(|gpu| gpu.bus == lease.gpu).map_or(String::new(), |gpu| gpu.index.to_string());
         let id: String = lease.container.as_str().chars().take(crate::id::SHORT_ID_LENGTH).collect();
         format!("{id} has {index}{}", if lease.exclusive { "" } else { " shared" })
     });
@@ -235,7 +249,7 @@ pub(crate) mod tests {
     }
 
     fn lease(gpu: &Gpu, exclusive: bool) -> Lease {
-        Lease { gpu: gpu.uuid.clone(), container: ContainerId::generate(), exclusive }
+        Lease { gpu: gpu.bus.clone(), container: ContainerId::generate(), exclusive }
     }
 
     fn numbers(chosen: Result<Vec<Gpu>, GpuError>) -> Result<Vec<u32>, String> {

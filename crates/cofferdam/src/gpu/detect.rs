@@ -82,6 +82,15 @@ impl Node {
         }
     }
 
+    /// The number of the GPU's node, if it is one.
+    #[must_use]
+    pub const fn gpu(self) -> Option<u32> {
+        match self {
+            Self::Gpu(minor) => Some(minor),
+            _ => None,
+        }
+    }
+
     /// Whether gVisor's nvproxy serves it.
     #[must_use]
     pub const fn is_of_nvproxy(self) -> bool {

@@ -29,6 +29,8 @@ pub struct Granted {
     pub edits: Vec<DeviceEdits>,
     /// The host's driver, where it was looked for and there is one.
     pub driver: Option<DriverVersion>,
+    /// What the user should know of how they were found.
+    pub warnings: Vec<String>,
     /// The SONAMEs of the libraries that are mounted, by their paths on the host. For gVisor only.
     pub sonames: BTreeMap<String, String>,
 }

@@ -28,6 +28,14 @@ pub struct DeviceRequest {
     pub visible: Option<String>,
 }
 
+impl DeviceRequest {
+    /// Whether it asks for no device.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.gpus.is_none() && self.devices.is_empty()
+    }
+}
+
 /// A checked [`DeviceRequest`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DevicePlan {
@@ -172,6 +180,7 @@ fn parse_names(list: &str) -> Result<Vec<String>, String> {
 fn parse_count(text: &str) -> Result<GpuRequest, String> {
     let (model, count) = match text.rsplit_once(':') {
         Some((model, count)) => (model, count),
+        None if text.starts_with("GPU-") => return Ok(GpuRequest::Named(parse_names(text)?)),
         None if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => ("", text),
         None => (text, "1"),
     };
@@ -257,6 +266,7 @@ mod tests {
             ("driver=nvidia,count=1", "Count(1)"),
             ("device=GPU-8f5bd5a5-1a2b", "Named([\"GPU-8f5bd5a5-1a2b\"])"),
             ("device=MIG-12,device=1:0", "Named([\"MIG-12\", \"1:0\"])"),
+            ("GPU-8f5bd5a5", "Named([\"GPU-8f5bd5a5\"])"),
             ("A100", "Model { model: \"A100\", count: 1 }"),
             ("H100:4", "Model { model: \"H100\", count: 4 }"),
             ("NVIDIA L4:2", "Model { model: \"NVIDIA L4\", count: 2 }"),

@@ -1,15 +1,17 @@
 //! Which devices a container is given: looking at the host, and taking GPUs for it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::{LaunchError, Launcher, Prepared};
-use crate::cdi::{DEFAULT_DIRECTORIES, Registry};
+use crate::cdi::{CdiError, DEFAULT_DIRECTORIES, OWN, Registry};
 use crate::elf::soname;
 use crate::gpu::{
-    DevicePlan, Gpu, GpuError, GpuRequest, Granted, Lease, Node, Sign, choose, detect, visible,
+    DeviceEdits, DevicePlan, DriverVersion, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease, Node, Sign,
+    choose, detect, visible,
 };
 use crate::nvidia::{DriverRoot, Inventory, generate, make_char_links};
 use crate::request::{CgroupManager, Refused};
@@ -29,17 +31,16 @@ struct Wanted<'a> {
     plan: &'a DevicePlan,
     /// Devices of CDI by their names.
     devices: Vec<String>,
-    /// Whether the bundle has nodes of GPUs itself.
-    brings_nodes: bool,
+    /// Nodes of NVIDIA's that the bundle has itself.
+    nodes: Vec<Node>,
 }
 
 impl<'a> Wanted<'a> {
     fn of(plan: &'a DevicePlan, config: Option<&Value>, is_sandbox: bool) -> Self {
         let mut devices = plan.devices.clone();
-        let findings = config.map(detect).unwrap_or_default();
-        let brings_nodes =
-            findings.iter().any(|finding| matches!(finding.sign, Sign::Node(Node::Gpu(_) | Node::Control)));
-        if !brings_nodes {
+        let nodes = config.map(nodes_of).unwrap_or_default();
+        if !nodes.iter().any(|node| matches!(node, Node::Gpu(_))) {
+            let findings = config.map(detect).unwrap_or_default();
             devices.extend(findings.into_iter().filter_map(|finding| match finding.sign {
                 Sign::Cdi(device) => Some(device),
                 _ => None,
@@ -48,21 +49,37 @@ impl<'a> Wanted<'a> {
                 devices.extend(config.map(nvproxy::wanted_by_hook).unwrap_or_default());
             }
         }
-        Self { plan, devices, brings_nodes }
+        Self { plan, devices, nodes }
     }
 
     fn is_nothing(&self) -> bool {
-        self.plan.gpus.is_none() && self.devices.is_empty() && !self.brings_nodes
+        self.plan.gpus.is_none() && self.devices.is_empty() && self.nodes.is_empty()
     }
 
-    /// The GPUs among the devices that are asked for by name.
-    fn named_gpus(&self) -> Vec<&str> {
-        self.devices.iter().filter_map(|device| device.strip_prefix(GPU_KIND)?.strip_prefix('=')).collect()
+    /// What `--gpus` asks for, where nothing else brings GPUs.
+    fn gpus_alone(&self) -> Result<Option<&'a GpuWish>, Refused> {
+        let Some(wish) = &self.plan.gpus else { return Ok(None) };
+        let refused = |why: String| Err(Refused::new("--gpus", why));
+        if let Some(shared) = self.devices.iter().find(|device| device.starts_with(GPU_KIND)) {
+            return refused(format!("it gives GPUs for one container alone, and {shared} shares one"));
+        }
+        if let Some(Node::Gpu(minor)) = self.nodes.iter().find(|node| matches!(node, Node::Gpu(_))) {
+            return refused(format!("the bundle has GPUs of its own (/dev/nvidia{minor})"));
+        }
+        if let GpuRequest::Named(names) = &wish.request
+            && let Some(part) = names.iter().find(|name| name.starts_with("MIG-") || name.contains(':'))
+        {
+            return refused(format!("{part} is a part of a GPU: give it by --device {GPU_KIND}={part}"));
+        }
+        Ok(Some(wish))
     }
 }
 
 impl Launcher {
     /// Looks which devices a container would be given now. Changes nothing.
+    ///
+    /// Which GPUs those are is decided by the device nodes that it would have, whoever names them and in whatever way:
+    /// they are what it can open.
     pub(super) fn look_for_devices(
         &self,
         plan: &DevicePlan,
@@ -75,50 +92,83 @@ impl Launcher {
         }
         let root = plan.driver_root.as_deref().map_or_else(DriverRoot::default, DriverRoot::new);
         let inventory = root.inventory();
-        let (gpus, exclusive) = self.choose_gpus(&wanted, &inventory)?;
-        if is_sandbox && let Some(part) = wanted.devices.iter().find(|name| is_part(name)) {
-            return Err(GpuError::Part(part.clone()).into());
+        let mut granted = Granted { exclusive: plan.gpus.is_some(), ..Granted::default() };
+        if let Some(wish) = wanted.gpus_alone()? {
+            let inventory = inventory.as_ref().map_err(Clone::clone)?;
+            let seen = visible(&inventory.gpus, plan.visible.as_deref());
+            granted.gpus = self.choose_patiently(|leases| choose(&wish.request, &seen, leases, true))?;
         }
-        let mut edits = vec![];
-        if exclusive || !wanted.devices.is_empty() {
-            let registry = registry(plan, &root, inventory.as_ref().ok())?;
-            let chosen = gpus.iter().filter(|_| exclusive).map(|gpu| name_of(gpu, &registry));
-            let names: Vec<String> = wanted.devices.iter().cloned().chain(chosen).collect();
-            edits = registry.resolve(&names)?;
+        if granted.exclusive || !wanted.devices.is_empty() {
+            self.resolve(&wanted, &root, inventory.as_ref().ok(), &mut granted)?;
         }
-        let sources = edits.iter().map(|edit| &edit.changes).chain(config).flat_map(library_sources);
-        let sonames = sources.filter_map(|path| Some((path.clone(), soname(Path::new(&path))?)));
-        let sonames = if is_sandbox { sonames.collect() } else { Default::default() };
-        let driver = inventory.ok().map(|inventory| inventory.driver);
-        Ok(Granted { gpus, exclusive, edits, driver, sonames })
+        let nodes = granted.edits.iter().flat_map(|edit| nodes_of(&edit.changes)).chain(wanted.nodes.clone());
+        let nodes: Vec<Node> = nodes.collect();
+        if is_sandbox && nodes.contains(&Node::Capability) {
+            return Err(GpuError::Part.into());
+        }
+        if let Ok(inventory) = &inventory {
+            self.decide_by_nodes(plan, inventory, &nodes, &mut granted)?;
+        }
+        if is_sandbox {
+            let specs = granted.edits.iter().map(|edit| &edit.changes).chain(config);
+            let named = |path: String| Some((path.clone(), soname(Path::new(&path))?));
+            granted.sonames = specs.flat_map(library_sources).filter_map(named).collect();
+        }
+        granted.driver = inventory.ok().map(|inventory| inventory.driver);
+        Ok(granted)
     }
 
-    /// The GPUs, and whether they are for the container alone.
-    fn choose_gpus(
+    /// Finds what describes the devices, and what that changes.
+    fn resolve(
         &self,
         wanted: &Wanted<'_>,
-        inventory: &Result<Inventory, GpuError>,
-    ) -> Result<(Vec<Gpu>, bool), LaunchError> {
-        let named = wanted.named_gpus();
-        let Some(wish) = &wanted.plan.gpus else {
-            let Ok(inventory) = inventory else { return Ok((vec![], false)) };
-            let choose = |leases: &[Lease]| choose_named(&named, inventory, wanted.plan, leases);
-            return Ok((self.choose_patiently(choose)?, false));
-        };
-        if !named.is_empty() {
-            let why =
-                format!("it gives GPUs for one container alone, and {GPU_KIND}={} shares one", named[0]);
-            return Err(Refused::new("--gpus", why).into());
+        root: &DriverRoot,
+        inventory: Option<&Inventory>,
+        granted: &mut Granted,
+    ) -> Result<(), LaunchError> {
+        let registry = registry(wanted.plan, root, inventory, &mut granted.warnings)?;
+        let chosen = granted.gpus.iter().map(|gpu| name_of(gpu, &registry));
+        let names: Vec<String> = wanted.devices.iter().cloned().chain(chosen).collect();
+        granted.edits = registry.resolve(&names).map_err(|error| match error {
+            // Ours is as old as this moment: what it lacks is not there yet.
+            CdiError::Stale { origin, path, source, .. } if origin == OWN => {
+                LaunchError::Gpu(GpuError::Node { path: path.display().to_string(), why: source.to_string() })
+            }
+            error => error.into(),
+        })?;
+        if let Some(inventory) = inventory {
+            check_libraries(&granted.edits, &inventory.driver)?;
         }
-        if let GpuRequest::Named(names) = &wish.request
-            && let Some(part) = names.iter().find(|name| is_part(name))
-        {
-            let why = format!("{part} is a part of a GPU: give it by --device {GPU_KIND}={part}");
-            return Err(Refused::new("--gpus", why).into());
+        Ok(())
+    }
+
+    /// Says which GPUs the nodes give; those must be the chosen ones, or ones that may be shared.
+    fn decide_by_nodes(
+        &self,
+        plan: &DevicePlan,
+        inventory: &Inventory,
+        nodes: &[Node],
+        granted: &mut Granted,
+    ) -> Result<(), LaunchError> {
+        let minors: BTreeSet<u32> = nodes.iter().filter_map(|node| node.gpu()).collect();
+        if granted.exclusive {
+            let is_chosen = |minor: &&u32| granted.gpus.iter().any(|gpu| gpu.minor == **minor);
+            return match minors.iter().find(|minor| !is_chosen(minor)) {
+                Some(minor) => Err(GpuError::OtherNode(*minor).into()),
+                None => Ok(()),
+            };
         }
-        let inventory = inventory.as_ref().map_err(Clone::clone)?;
-        let visible = visible(&inventory.gpus, wanted.plan.visible.as_deref());
-        Ok((self.choose_patiently(|leases| choose(&wish.request, &visible, leases, true))?, true))
+        let mut names = Vec::new();
+        for minor in minors {
+            let gpu = inventory.gpus.iter().find(|gpu| gpu.minor == minor);
+            names.push(gpu.ok_or(GpuError::UnknownNode(minor))?.index.to_string());
+        }
+        if !names.is_empty() {
+            let seen = visible(&inventory.gpus, plan.visible.as_deref());
+            let request = GpuRequest::Named(names);
+            granted.gpus = self.choose_patiently(|leases| choose(&request, &seen, leases, false))?;
+        }
+        Ok(())
     }
 
     /// Waits for containers that have ended: whoever was told of the end may have their GPUs, some moments later.
@@ -151,7 +201,7 @@ impl Launcher {
             }
             let leases = self.state.lock_gpus()?;
             let clash = |lease: &Lease| {
-                (*exclusive || lease.exclusive) && gpus.iter().any(|gpu| gpu.uuid == lease.gpu)
+                (*exclusive || lease.exclusive) && gpus.iter().any(|gpu| gpu.bus == lease.gpu)
             };
             if !leases.good()?.iter().any(clash) {
                 leases.give(gpus, &prepared.plan.id, *exclusive)?;
@@ -189,30 +239,6 @@ fn link_nodes(prepared: &Prepared) {
     }
 }
 
-/// GPUs that are shared. A name that the driver does not know is left to whoever describes it.
-fn choose_named(
-    names: &[&str],
-    inventory: &Inventory,
-    plan: &DevicePlan,
-    leases: &[Lease],
-) -> Result<Vec<Gpu>, GpuError> {
-    let seen = visible(&inventory.gpus, plan.visible.as_deref());
-    let mut gpus: Vec<Gpu> = Vec::new();
-    for name in names.iter().filter(|name| !is_part(name)) {
-        let request = match *name {
-            "all" => GpuRequest::All,
-            name => GpuRequest::Named(vec![name.to_owned()]),
-        };
-        let chosen = match choose(&request, &seen, leases, false) {
-            Err(GpuError::Unknown { .. }) if inventory.gpus.len() == seen.len() => continue,
-            chosen => chosen?,
-        };
-        gpus.extend(chosen);
-    }
-    gpus.dedup();
-    Ok(gpus)
-}
-
 /// Checks the nodes of a specification that nvproxy is to serve.
 pub(super) fn check_nodes(spec: &Value) -> Result<(), GpuError> {
     let devices = spec["linux"]["devices"].as_array().into_iter().flatten();
@@ -233,10 +259,13 @@ fn check_node(path: &str) -> Result<(), GpuError> {
     opened.map_err(|error| GpuError::Node { path: path.to_owned(), why: error.to_string() })
 }
 
-/// Whether a device is a part of a GPU (MIG).
-fn is_part(name: &str) -> bool {
-    let name = name.rsplit_once('=').map_or(name, |(kind, name)| if kind == GPU_KIND { name } else { kind });
-    name.starts_with("MIG-") || name.contains(':') || name == "nvidia.com/mig"
+/// The nodes of NVIDIA's in a specification.
+fn nodes_of(spec: &Value) -> Vec<Node> {
+    let devices = spec["linux"]["devices"].as_array().into_iter().flatten();
+    devices
+        .filter_map(|device| Node::at(device["path"].as_str()?))
+        .filter(|node| *node != Node::Dri)
+        .collect()
 }
 
 /// What describes devices: the files, and where none describes GPUs, our own description.
@@ -244,15 +273,32 @@ fn registry(
     plan: &DevicePlan,
     root: &DriverRoot,
     inventory: Option<&Inventory>,
+    warnings: &mut Vec<String>,
 ) -> Result<Registry, LaunchError> {
-    let usual = || DEFAULT_DIRECTORIES.map(PathBuf::from).to_vec();
-    let directories =
-        Some(plan.spec_directories.clone()).filter(|list| !list.is_empty()).unwrap_or_else(usual);
+    let given = Some(plan.spec_directories.clone()).filter(|list| !list.is_empty());
+    let missing = given.iter().flatten().filter(|path| !path.is_dir());
+    warnings.extend(missing.map(|path| format!("--cdi-spec-dir: {} is no directory", path.display())));
+    let directories = given.unwrap_or_else(|| DEFAULT_DIRECTORIES.map(PathBuf::from).to_vec());
     let mut registry = Registry::read(&directories);
+    warnings.extend(registry.problems.iter().map(|problem| format!("not used: {problem}")));
     if let Some(inventory) = inventory.filter(|_| !registry.has_kind(GPU_KIND)) {
         registry.add_own(generate(root, inventory))?;
     }
     Ok(registry)
+}
+
+/// Libraries of another driver than the host's do not work with it.
+fn check_libraries(edits: &[DeviceEdits], driver: &DriverVersion) -> Result<(), CdiError> {
+    for edit in edits {
+        for library in library_sources(&edit.changes) {
+            let version = library.split_once("/libcuda.so.").and_then(|(_, version)| version.parse().ok());
+            if version.is_some_and(|version: DriverVersion| version != *driver) {
+                let (device, origin) = (edit.device.clone(), edit.origin.clone());
+                return Err(CdiError::OtherDriver { device, origin, library, driver: driver.to_string() });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The name by which a GPU is described: its UUID, which stays the same, or its index.

@@ -33,9 +33,10 @@ const PROGRAMS: [&str; 5] = [
     "nvidia-cuda-mps-server",
     "nvidia-persistenced",
 ];
-/// Nodes that are no GPU's own.
-const SHARED_NODES: [&str; 4] =
-    ["/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
+/// Nodes that are no GPU's own, and without which no program of CUDA's starts.
+const NEEDED_NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/nvidia-uvm"];
+/// Nodes that some programs use.
+const OTHER_NODES: [&str; 2] = ["/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
 
 /// The directories of libraries below a root.
 #[derive(Debug)]
@@ -87,8 +88,8 @@ pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
         }
     }
     devices.push(json!({ "name": "all", "containerEdits": { "deviceNodes": own_nodes } }));
-    let shared: Vec<Value> =
-        SHARED_NODES.into_iter().filter(|path| root.join(path).exists()).map(node).collect();
+    let others = OTHER_NODES.into_iter().filter(|path| root.join(path).exists());
+    let shared: Vec<Value> = NEEDED_NODES.into_iter().chain(others).map(node).collect();
     let (mounts, library_path) = mounts(root, inventory);
     let mut env = vec!["NVIDIA_VISIBLE_DEVICES=void".to_owned()];
     if !library_path.is_empty() {

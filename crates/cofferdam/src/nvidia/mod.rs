@@ -81,8 +81,11 @@ impl DriverRoot {
             GpuError::NoDriver(format!("{} is not there", self.join(proc::VERSION).display()))
         })?;
         let mut gpus = proc::gpus(self);
-        if gpus.iter().any(|gpu| !proc::is_known(&gpu.uuid)) {
-            nvml::complete(self, &mut gpus, NVML_LIMIT).map_err(GpuError::NoDriver)?;
+        if gpus.iter().any(|gpu| !proc::is_known(&gpu.uuid))
+            && let Err(why) = nvml::complete(self, &mut gpus, NVML_LIMIT)
+        {
+            // They are known by their index and address all the same.
+            tracing::warn!(why, "the UUIDs of GPUs that were not used yet are not known");
         }
         Ok(Inventory { driver, gpus })
     }

@@ -3,6 +3,8 @@
 //! A driver that nvproxy does not know ends `runsc create` with nothing but "EOF"; so everything that can be known is
 //! decided here.
 
+use std::collections::BTreeSet;
+
 use super::binary::Binary;
 use super::{Lacks, Surroundings};
 use crate::error::Code;
@@ -31,14 +33,38 @@ pub(super) fn nvproxy_flags(
     flags.extend(driver_flag(binary, editor, surroundings)?);
     let wish = surroundings.plan.devices.gpus.as_ref();
     let capabilities = wish.map(|wish| wish.capabilities.as_slice()).unwrap_or_default();
+    warn_of_capabilities(editor, capabilities);
     if !capabilities.iter().all(|name| USUAL_CAPABILITIES.contains(&name.as_str())) {
         if !has_flag("nvproxy-allowed-driver-capabilities") {
             let what = format!("the flag for the driver's capabilities {}", capabilities.join(", "));
             return Err(Lacks { code: Code::GpuUnsupported, ..binary.lacks(what, Some("20240930")) }.into());
         }
-        flags.push(format!("--nvproxy-allowed-driver-capabilities={}", capabilities.join(",")));
+        // The flag takes the place of the usual ones, without which there is no CUDA.
+        let all: BTreeSet<&str> = capabilities.iter().map(String::as_str).chain(USUAL_CAPABILITIES).collect();
+        let all = if all.contains("all") { "all".to_owned() } else { Vec::from_iter(all).join(",") };
+        flags.push(format!("--nvproxy-allowed-driver-capabilities={all}"));
     }
     Ok(flags)
+}
+
+/// An image's own wish widens nothing: each capability opens more of the driver to the guest.
+fn warn_of_capabilities(editor: &mut SpecEditor, given: &[String]) {
+    const VARIABLE: &str = "NVIDIA_DRIVER_CAPABILITIES=";
+    let wish =
+        editor.entries("/process/env").filter_map(|entry| entry.as_str()?.strip_prefix(VARIABLE)).last();
+    let wished: Vec<String> = wish.into_iter().flat_map(|list| list.split(',')).map(str::to_owned).collect();
+    let lacking = ["graphics", "video"].into_iter().filter(|name| {
+        wished.iter().any(|wished| wished == name)
+            && !given.iter().any(|given| given == name || given == "all")
+    });
+    let lacking: Vec<&str> = lacking.collect();
+    if !lacking.is_empty() {
+        let list = lacking.join(",");
+        editor.warn(format!(
+            "NVIDIA_DRIVER_CAPABILITIES asks for {list}, which nvproxy is not told to give: --gpus \
+             '1,\"capabilities={list}\"' does that"
+        ));
+    }
 }
 
 /// Checks the driver, and gives the flag that says more of it.

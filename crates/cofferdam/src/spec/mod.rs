@@ -186,6 +186,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
         init::apply(&mut editor, init);
     }
     cdi::apply(&mut editor, &granted.edits);
+    granted.warnings.iter().for_each(|warning| editor.warn(warning.as_str()));
     if !granted.gpus.is_empty() {
         cdi::warn_without_libraries(&mut editor);
     }

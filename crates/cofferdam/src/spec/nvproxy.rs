@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::{SpecEditor, cdi};
-use crate::gpu::{Granted, Sign, Visible, detect, toolkit_program};
+use crate::gpu::{Granted, Node, Sign, Visible, detect, toolkit_program};
 
 /// One thing that gVisor takes otherwise.
 #[derive(Debug, Clone, Copy)]
@@ -41,8 +41,8 @@ pub const QUIRKS: [Quirk; 9] = [
     },
     Quirk {
         what: "hooks of the NVIDIA container toolkit",
-        reason: "what it would do is done by mounts and the environment; gVisor would run the old hook's program \
-                 itself, and show GPUs that are not in linux.devices",
+        reason: "gVisor skips them before 20260520, and would run the old kind's program itself and show GPUs that \
+                 are not in linux.devices",
         apply: drop_hooks,
     },
     Quirk {
@@ -139,14 +139,30 @@ fn mount_links(editor: &mut SpecEditor, _: &Granted, reason: &str) {
     for value in hook_arguments(editor, "create-symlinks", "--link") {
         let Some((target, link)) = value.split_once("::") else { continue };
         let (directory, _) = split_path(link);
-        let target =
-            if target.starts_with('/') { target.to_owned() } else { format!("{directory}/{target}") };
+        let target = normalized(&if target.starts_with('/') {
+            target.to_owned()
+        } else {
+            format!("{directory}/{target}")
+        });
         match find_mount(editor, &target) {
             Some(mount) => mount_at(editor, &mount, link, reason),
             None => editor
                 .warn(format!("{link} would be a link to {target}, which is not mounted: it is left out")),
         }
     }
+}
+
+/// A path without `.` and `..`, which a mount's destination has not.
+fn normalized(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
+        if part == ".." {
+            parts.pop();
+        } else {
+            parts.push(part);
+        }
+    }
+    format!("/{}", parts.join("/"))
 }
 
 fn name_directories(editor: &mut SpecEditor, _: &Granted, reason: &str) {
@@ -156,13 +172,27 @@ fn name_directories(editor: &mut SpecEditor, _: &Granted, reason: &str) {
     }
 }
 
+/// What the toolkit's hooks do, and what is there instead.
+const JOBS: [(&str, &str); 5] = [
+    ("update-ldcache", "the loader is told by LD_LIBRARY_PATH"),
+    ("create-symlinks", "what it would link is mounted"),
+    ("chmod", "gVisor's own /dev has no directories to change"),
+    ("disable-device-node-modification", "gVisor's /proc has no file of the driver's to change"),
+    ("enable-cuda-compat", "libraries for a newer CUDA in the image are not looked for"),
+];
+
 fn drop_hooks(editor: &mut SpecEditor, _: &Granted, reason: &str) {
     let stages = editor.get("/hooks").and_then(Value::as_object).into_iter().flatten();
     let stages: Vec<String> = stages.map(|(stage, _)| stage.clone()).collect();
     for stage in stages {
         editor.drop_entries(&format!("/hooks/{stage}"), |hook| {
             let program = toolkit_program(hook)?;
-            Some(format!("{program}: {reason}"))
+            let args = hook["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let known = args.filter_map(|arg| JOBS.iter().find(|(job, _)| *job == arg)).next();
+            Some(match known {
+                Some((job, instead)) => format!("{program} {job}: {instead}; {reason}"),
+                None => format!("{program}: {reason}"),
+            })
         });
     }
 }
@@ -216,7 +246,7 @@ fn drop_rules(editor: &mut SpecEditor, _: &Granted, reason: &str) {
 #[must_use]
 pub(crate) fn wanted_by_hook(spec: &Value) -> Vec<String> {
     let findings = detect(spec);
-    let has_node = findings.iter().any(|finding| matches!(finding.sign, Sign::Node(_)));
+    let has_node = findings.iter().any(|finding| matches!(finding.sign, Sign::Node(Node::Gpu(_))));
     let has_hook = findings.iter().any(|finding| matches!(finding.sign, Sign::Hook(_)));
     let visible = findings.into_iter().find_map(|finding| match finding.sign {
         Sign::Visible(visible) if has_hook && !has_node => Some(visible),

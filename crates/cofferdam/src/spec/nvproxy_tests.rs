@@ -71,6 +71,8 @@ fn links_become_mounts() {
     ];
     assert_eq!(destinations(&spec), expected);
     assert!(warnings[0].contains("/usr/lib64/libgone.so"), "{warnings:?}");
+    assert_eq!(normalized("/usr/lib64/gbm/../libcuda.so"), "/usr/lib64/libcuda.so");
+    assert_eq!((normalized("/a/./b/"), normalized("/../x")), ("/a/b".to_owned(), "/x".to_owned()));
 }
 
 #[test]
@@ -95,6 +97,7 @@ fn the_toolkits_hooks_go_and_others_stay() {
     assert_eq!(spec["hooks"], json!({ "prestart": [{ "path": "/usr/bin/mine" }], "createContainer": [] }));
     assert_eq!(edits.len(), 3);
     assert!(edits[0].reason.starts_with("nvidia-container-runtime-hook: "), "{edits:?}");
+    assert!(edits[1].reason.starts_with("nvidia-cdi-hook chmod: gVisor's own /dev"), "{edits:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::gpu::{Gpu, Lease};
 use crate::id::ContainerId;
 use crate::lifecycle::Status;
 
-/// Between the UUID and the container's id in a link's name: in neither of them.
+/// Between the address and the container's id in a link's name: in neither of them.
 const SEPARATOR: char = '@';
 const EXCLUSIVE: &str = "exclusive";
 const SHARED: &str = "shared";
@@ -123,7 +123,7 @@ impl GpuLeases<'_> {
     /// Gives GPUs to a container, whose folder is there. What was given is taken back where one fails.
     pub(crate) fn give(&self, gpus: &[Gpu], id: &ContainerId, exclusive: bool) -> Result<(), StateError> {
         for gpu in gpus {
-            let path = self.state.lease_link(&gpu.uuid, id);
+            let path = self.state.lease_link(&gpu.bus, id);
             let mode = if exclusive { EXCLUSIVE } else { SHARED };
             if let Err(source) = std::os::unix::fs::symlink(mode, &path) {
                 // The first error is the one to tell.
@@ -147,7 +147,7 @@ mod tests {
         let (id, all) = (ContainerId::generate(), gpus(2));
         let (container, _lock) = state.create_container(&id).unwrap();
         state.lock_gpus().unwrap().give(&all[..1], &id, true).unwrap();
-        let expected = Lease { gpu: all[0].uuid.clone(), container: id.clone(), exclusive: true };
+        let expected = Lease { gpu: all[0].bus.clone(), container: id.clone(), exclusive: true };
         assert_eq!(state.gpu_leases().unwrap(), [expected]);
         // Given twice to the same container is a fault, and leaves nothing.
         assert!(state.lock_gpus().unwrap().give(&all[..1], &id, true).is_err());
