@@ -27,7 +27,7 @@ pub(super) async fn run(command: &CdiCommand) -> Result<u8, CliError> {
 fn registry(search: &DeviceSearchArgs) -> Result<Registry, CliError> {
     let mut registry = Registry::read(&search.searched()?);
     let root = search.driver_root()?;
-    if let Ok(inventory) = root.inventory()
+    if let Ok(inventory) = root.within_reach()
         && !registry.has_kind("nvidia.com/gpu")
     {
         registry.add_own(generate(&root, &inventory))?;
@@ -102,7 +102,7 @@ async fn write(
             let described = describe_by_toolkit(program, &root, is_json).await;
             (described.map_err(|why| unusable_toolkit(&by, why))?, by)
         }
-        None => (render(&generate(&root, &root.inventory()?), format)?, "cofferdam".to_owned()),
+        None => (render(&generate(&root, &root.within_reach()?), format)?, "cofferdam".to_owned()),
     };
     match output {
         None => print(text.trim_end())?,

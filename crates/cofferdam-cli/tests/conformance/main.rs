@@ -8,6 +8,7 @@
 mod adoption;
 mod attach;
 mod bulk;
+mod cdi;
 mod crashes;
 mod deaths;
 mod endings;
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
         restarts::CASES,
         health::CASES,
         gc::CASES,
+        cdi::CASES,
         gpu::CASES,
         sessions::CASES,
         inputs::CASES,

@@ -137,10 +137,13 @@ impl Diagnose for GpuError {
     }
 }
 
-/// The GPUs that this process may give: `NVIDIA_VISIBLE_DEVICES` of its own, in which `void` and the empty one are none.
+/// The GPUs that this process may give, by `NVIDIA_VISIBLE_DEVICES` of its own. `void` and the empty one say nothing: who
+/// is given GPUs by CDI, as a worker in a pod, has them too, and its device nodes say which.
 #[must_use]
 pub fn visible<'a>(gpus: &'a [Gpu], variable: Option<&str>) -> Vec<&'a Gpu> {
-    let Some(list) = variable else { return gpus.iter().collect() };
+    let Some(list) = variable.filter(|list| !matches!(list.trim(), "" | "void")) else {
+        return gpus.iter().collect();
+    };
     let names: Vec<&str> = list.split(',').map(str::trim).collect();
     let is_named = |gpu: &&Gpu| names.iter().any(|name| *name == "all" || is_called(gpu, name));
     gpus.iter().filter(is_named).collect()
@@ -290,7 +293,11 @@ pub(crate) mod tests {
         let all = gpus(3);
         let seen = |variable| visible(&all, variable).iter().map(|gpu| gpu.index).collect::<Vec<_>>();
         assert_eq!((seen(None), seen(Some("all"))), (vec![0, 1, 2], vec![0, 1, 2]));
-        assert_eq!((seen(Some("")), seen(Some("void")), seen(Some("none"))), (vec![], vec![], vec![]));
+        assert_eq!(
+            (seen(Some("")), seen(Some("void")), seen(Some("none"))),
+            (vec![0, 1, 2], vec![0, 1, 2], vec![])
+        );
+        assert_eq!((seen(Some("1,all")), seen(Some(" all"))), (vec![0, 1, 2], vec![0, 1, 2]));
         assert_eq!((seen(Some("2, 0")), seen(Some("7"))), (vec![0, 2], vec![]));
         assert_eq!(seen(Some("GPU-00000001-0000-0000-0000-000000000000")), [1]);
         assert_eq!(seen(Some("GPU-")), Vec::<u32>::new());

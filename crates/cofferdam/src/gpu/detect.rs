@@ -82,6 +82,15 @@ impl Node {
         }
     }
 
+    /// The GPU of a device's numbers, which the driver has had for them since ever (`NV_MAJOR_DEVICE_NUMBER`); its other
+    /// nodes have minor numbers from 254 on.
+    #[must_use]
+    pub fn numbered(major: u64, minor: u64) -> Option<Self> {
+        const MAJOR: u64 = 195;
+        const FIRST_OTHER: u64 = 254;
+        u32::try_from(minor).ok().filter(|_| major == MAJOR && minor < FIRST_OTHER).map(Self::Gpu)
+    }
+
     /// The number of the GPU's node, if it is one.
     #[must_use]
     pub const fn gpu(self) -> Option<u32> {
@@ -309,6 +318,16 @@ pub(crate) mod tests {
                 assert!(spec.pointer(&finding.place).is_some(), "{} is no place in {spec}", finding.place);
             }
         }
+    }
+
+    #[test]
+    fn a_gpu_is_known_by_its_numbers_too() {
+        assert_eq!(Node::numbered(195, 3), Some(Node::Gpu(3)));
+        assert_eq!(
+            (Node::numbered(195, 255), Node::numbered(195, 254), Node::numbered(1, 3)),
+            (None, None, None)
+        );
+        assert_eq!((Node::Gpu(3).gpu(), Node::Control.gpu()), (Some(3), None));
     }
 
     proptest! {

@@ -91,7 +91,7 @@ impl Launcher {
             return Ok(Granted::default());
         }
         let root = plan.driver_root.as_deref().map_or_else(DriverRoot::default, DriverRoot::new);
-        let inventory = root.inventory();
+        let inventory = root.within_reach();
         let mut granted = Granted { exclusive: plan.gpus.is_some(), ..Granted::default() };
         if let Some(wish) = wanted.gpus_alone()? {
             let inventory = inventory.as_ref().map_err(Clone::clone)?;
@@ -259,13 +259,13 @@ fn check_node(path: &str) -> Result<(), GpuError> {
     opened.map_err(|error| GpuError::Node { path: path.to_owned(), why: error.to_string() })
 }
 
-/// The nodes of NVIDIA's in a specification.
+/// The nodes of NVIDIA's in a specification, by their paths, and GPUs by their numbers, whatever their paths.
 fn nodes_of(spec: &Value) -> Vec<Node> {
-    let devices = spec["linux"]["devices"].as_array().into_iter().flatten();
-    devices
-        .filter_map(|device| Node::at(device["path"].as_str()?))
-        .filter(|node| *node != Node::Dri)
-        .collect()
+    let devices = || spec["linux"]["devices"].as_array().into_iter().flatten();
+    let by_path = devices().filter_map(|device| Node::at(device["path"].as_str()?));
+    let by_number =
+        devices().filter_map(|device| Node::numbered(device["major"].as_u64()?, device["minor"].as_u64()?));
+    by_path.chain(by_number).filter(|node| *node != Node::Dri).collect()
 }
 
 /// What describes devices: the files, and where none describes GPUs, our own description.

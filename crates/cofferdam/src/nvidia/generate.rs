@@ -233,6 +233,20 @@ mod tests {
     }
 
     #[test]
+    fn in_a_container_only_its_own_are_within_reach() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 3, DRIVER);
+        let root = DriverRoot::new(host.root());
+        std::fs::remove_file(host.devices().join("nvidia0")).unwrap();
+        let indices = |inventory: Inventory| inventory.gpus.iter().map(|gpu| gpu.index).collect::<Vec<_>>();
+        assert_eq!(indices(root.within_reach().unwrap()), [1, 2]);
+        for index in [1, 2] {
+            std::fs::remove_file(host.devices().join(format!("nvidia{index}"))).unwrap();
+        }
+        assert_eq!(indices(root.within_reach().unwrap()), [0, 1, 2], "none has been made yet");
+    }
+
+    #[test]
     fn a_host_without_a_driver_has_no_inventory() {
         let directory = tempfile::tempdir().unwrap();
         let error = DriverRoot::new(directory.path()).inventory().unwrap_err();

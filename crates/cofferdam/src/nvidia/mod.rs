@@ -89,4 +89,21 @@ impl DriverRoot {
         }
         Ok(Inventory { driver, gpus })
     }
+
+    /// What can be given: in a container that was given some GPUs, /proc shows all, and only these have device nodes. On a
+    /// new host there may be no node yet, and that counts for nothing.
+    ///
+    /// # Errors
+    /// [`GpuError::NoDriver`].
+    pub fn within_reach(&self) -> Result<Inventory, GpuError> {
+        let mut inventory = self.inventory()?;
+        let has_node = |gpu: &Gpu| {
+            let node = format!("/dev/nvidia{}", gpu.minor);
+            self.join(&node).exists() || Path::new(&node).exists()
+        };
+        if inventory.gpus.iter().any(has_node) {
+            inventory.gpus.retain(has_node);
+        }
+        Ok(inventory)
+    }
 }

@@ -1,0 +1,100 @@
+//! Devices of the Container Device Interface: descriptions that are used, and those that are not.
+
+use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
+use cofferdam_testkit::lab::{Lab, finish};
+use serde_json::{Value, json};
+
+use crate::gpu::{NODES, is_one_of_each, is_runc};
+use crate::{Case, case};
+
+pub(crate) const CASES: &[Case] = &[
+    case("cdi::descriptions_are_used_and_checked", descriptions_are_used_and_checked).only(is_one_of_each),
+    case("cdi::this_host_is_described", this_host_is_described).only(is_runc),
+];
+
+fn descriptions_are_used_and_checked(lab: &Lab) {
+    let folder = lab.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let marker = lab.path().join("marker");
+    let describe = |name: &str, kind: &str, path: &str| {
+        let hook = json!({
+            "hookName": "createContainer", "path": "/usr/bin/touch", "args": ["touch", marker],
+        });
+        let description = json!({
+            "cdiVersion": "0.6.0", "kind": kind,
+            "devices": [{ "name": "one", "containerEdits": {
+                "env": ["GIVEN=one"],
+                "deviceNodes": [{ "path": "/dev/one", "hostPath": path }],
+            } }],
+            "containerEdits": {
+                "mounts": [{ "hostPath": "/etc/hostname", "containerPath": "/etc/given", "options": ["ro", "bind"] }],
+                "hooks": if lab.choice.is_gvisor() { Value::Array(vec![]) } else { Value::Array(vec![hook]) },
+            },
+        });
+        std::fs::write(folder.join(name), description.to_string()).unwrap();
+    };
+    describe("vendor.json", "vendor.example/device", "/dev/null");
+    let folder_text = folder.display().to_string();
+    let options = ["--cdi-spec-dir", &folder_text, "--device", "vendor.example/device=one", "--rm"];
+    let script = "echo $GIVEN; cat /etc/given >/dev/null && ls /dev/one 2>&1";
+    let text = lab.run(&options, &["sh", "-c", script]).text();
+    let expected =
+        if lab.choice.is_gvisor() { "one\nls: /dev/one: No such file or directory" } else { "one\n/dev/one" };
+    assert_eq!(text, expected, "gVisor serves NVIDIA's devices alone");
+    assert_eq!(marker.exists(), !lab.choice.is_gvisor(), "hooks run as the runtime runs them");
+    let explained = lab.run(&[&options[..], &["--dry-run"]].concat(), &["true"]);
+    assert!(
+        explained.stderr.contains("vendor.example/device=one")
+            || explained.text().contains("vendor.example/device=one")
+    );
+    // Two files that describe the same; a file that is older than what it describes.
+    describe("again.json", "vendor.example/device", "/dev/null");
+    let done = lab.run(&options, &["true"]).expect_error("E0312");
+    assert!(done.stderr.contains("vendor.json") && done.stderr.contains("again.json"), "{}", done.stderr);
+    std::fs::remove_file(folder.join("again.json")).unwrap();
+    describe("vendor.json", "vendor.example/device", "/dev/gone");
+    let done = lab.run(&options, &["true"]).expect_error("E0314");
+    assert!(done.stderr.contains("/dev/gone"), "{}", done.stderr);
+    std::fs::write(folder.join("vendor.json"), "{").unwrap();
+    let done = lab.run(&options, &["true"]).expect_error("E0311");
+    assert!(done.stderr.contains("vendor.json"), "{}", done.stderr);
+    let listed = lab.cofferdam(&["cdi", "list", "--cdi-spec-dir", &folder_text]).expect_code(0);
+    assert!(listed.stderr.contains("vendor.json"), "{}", listed.stderr);
+    drop(lab.cofferdam(&["cdi", "check", "--cdi-spec-dir", &folder_text]).expect_error("E0313"));
+    lab.expect_clean();
+}
+
+fn this_host_is_described(lab: &Lab) {
+    let host = GpuHost::new(&lab.path().join("gpus"), 2, DRIVER);
+    let folder = lab.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let (root, file) = (host.root().display().to_string(), folder.join("nvidia.yaml").display().to_string());
+    let place = ["--nvidia-driver-root", &root, "--cdi-spec-dir", folder.to_str().unwrap()];
+    let made = lab.cofferdam(&[&["cdi", "generate", "--own", "--output", &file][..], &place].concat());
+    assert!(made.expect_code(0).stderr.contains("by cofferdam"));
+    let listed = lab.cofferdam(&[&["cdi", "list"][..], &place].concat()).expect_code(0).text();
+    assert!(
+        listed.contains(&format!("nvidia.com/gpu={}", GpuHost::uuid(1))) && listed.contains(&file),
+        "{listed}"
+    );
+    drop(lab.cofferdam(&[&["cdi", "check"][..], &place].concat()).expect_code(0));
+    let text = lab.run(&[&place[..], &["--gpus", "device=1", "--rm"]].concat(), NODES).expect_code(0).text();
+    assert_eq!(text.lines().filter(|node| node.ends_with('1')).count(), 1, "{text}");
+    assert!(!text.contains("nvidia0"), "{text}");
+    // Where the toolkit is installed, it is asked; what it says is passed on.
+    let programs = lab.path().join("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let toolkit = |script: &str| {
+        let program = programs.join("nvidia-ctk");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = lab.command([&["cdi", "generate", "--format", "json"][..], &place].concat());
+        command.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+        finish(command)
+    };
+    let done = toolkit("echo \"args: $*\"").expect_code(0).text();
+    assert_eq!(done, format!("args: cdi generate --format=json --driver-root={root}/"));
+    let done = toolkit("echo 'no GPU answers' >&2; exit 1").expect_code(125).expect_error("E0313");
+    assert!(done.stderr.contains("no GPU answers") && done.stderr.contains("--own"), "{}", done.stderr);
+    lab.expect_clean();
+}
