@@ -25,13 +25,8 @@ pub(super) async fn run(command: &CdiCommand) -> Result<u8, CliError> {
 
 /// The files, and where none describes GPUs, what cofferdam makes of this host itself.
 fn registry(search: &DeviceSearchArgs) -> Result<Registry, CliError> {
-    let mut registry = Registry::read(&search.searched()?);
     let root = search.driver_root()?;
-    if let Ok(inventory) = root.within_reach()
-        && !registry.has_kind("nvidia.com/gpu")
-    {
-        registry.add_own(generate(&root, &inventory))?;
-    }
+    let (registry, _) = Registry::of_host(&search.searched()?, &root, root.within_reach().ok().as_ref())?;
     Ok(registry)
 }
 

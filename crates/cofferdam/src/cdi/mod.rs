@@ -24,7 +24,8 @@ use description::Description;
 pub use error::CdiError;
 pub use file::parse;
 
-use crate::gpu::DeviceEdits;
+use crate::gpu::{DeviceEdits, GPU_KIND};
+use crate::nvidia::{DriverRoot, Inventory, generate};
 
 /// Where files are looked for, the later ones first, as the specification says.
 pub const DEFAULT_DIRECTORIES: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
@@ -77,6 +78,24 @@ impl Registry {
             }
         }
         registry
+    }
+
+    /// The files of directories, and where none of them describes NVIDIA's GPUs, our own description of those that can be
+    /// given; says whether that is there.
+    ///
+    /// # Errors
+    /// [`CdiError::Invalid`]: our own one is a fault.
+    pub fn of_host(
+        directories: &[PathBuf],
+        root: &DriverRoot,
+        inventory: Option<&Inventory>,
+    ) -> Result<(Self, bool), CdiError> {
+        let mut registry = Self::read(directories);
+        let inventory = inventory.filter(|_| !registry.has_kind(GPU_KIND));
+        if let Some(inventory) = inventory {
+            registry.add_own(generate(root, inventory))?;
+        }
+        Ok((registry, inventory.is_some()))
     }
 
     /// Adds a description that comes from no file.

@@ -8,7 +8,7 @@ use crate::engine::{Found, RuntimeProbe};
 use crate::error::Failure;
 use crate::gpu::{DriverVersion, Verdict, look_up};
 use crate::host::HostFacts;
-use crate::nvidia::{DriverRoot, Inventory, generate};
+use crate::nvidia::{DriverRoot, Inventory};
 use crate::runtime::{Features, RuntimeKind};
 
 const SUBJECT: &str = "GPU driver";
@@ -59,11 +59,10 @@ fn nodes(root: &DriverRoot, inventory: &Inventory) -> Check {
 
 fn descriptions(root: &DriverRoot, directories: &[PathBuf], inventory: &Inventory) -> Check {
     let subject = "CDI descriptions";
-    let mut registry = Registry::read(directories);
-    let is_own = !registry.has_kind("nvidia.com/gpu");
-    if is_own && let Err(error) = registry.add_own(generate(root, inventory)) {
-        return Check::bad(subject, error.to_string(), "please report it");
-    }
+    let (registry, is_own) = match Registry::of_host(directories, root, Some(inventory)) {
+        Ok(found) => found,
+        Err(error) => return Check::bad(subject, error.to_string(), "please report it"),
+    };
     let names: Vec<String> = registry.list().into_iter().map(|listed| listed.device).collect();
     let unusable = names.iter().filter_map(|name| registry.resolve(std::slice::from_ref(name)).err());
     let problems: Vec<String> = registry

@@ -61,6 +61,8 @@ pub enum Visible {
 /// The programs of the NVIDIA container toolkit that a specification may have as hooks.
 const HOOKS: [&str; 4] =
     ["nvidia-container-runtime-hook", "nvidia-container-toolkit", "nvidia-cdi-hook", "nvidia-ctk"];
+/// The kind of NVIDIA's GPUs in names of CDI.
+pub const GPU_KIND: &str = "nvidia.com/gpu";
 /// How an annotation's key begins that names devices of CDI.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
 /// Vendors of CDI kinds that are NVIDIA's: its own, and those of its toolkit's runtime and tools.

@@ -10,15 +10,13 @@ use super::{LaunchError, Launcher, Prepared};
 use crate::cdi::{CdiError, DEFAULT_DIRECTORIES, OWN, Registry};
 use crate::elf::soname;
 use crate::gpu::{
-    DeviceEdits, DevicePlan, DriverVersion, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease, Node, Sign,
-    choose, detect, visible,
+    DeviceEdits, DevicePlan, DriverVersion, GPU_KIND, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease,
+    Node, Sign, choose, detect, visible,
 };
-use crate::nvidia::{DriverRoot, Inventory, generate, make_char_links};
+use crate::nvidia::{DriverRoot, Inventory, make_char_links};
 use crate::request::{CgroupManager, Refused};
 use crate::spec::nvproxy;
 
-/// The kind of NVIDIA's GPUs.
-const GPU_KIND: &str = "nvidia.com/gpu";
 /// How long a container that has ended may take to be cleared away: a runtime deletes it in a tenth of a second.
 const CLEARING_LIMIT: Duration = Duration::from_secs(5);
 /// How often it is looked at meanwhile.
@@ -99,7 +97,7 @@ impl Launcher {
             granted.gpus = self.choose_patiently(|leases| choose(&wish.request, &seen, leases, true))?;
         }
         if granted.exclusive || !wanted.devices.is_empty() {
-            self.resolve(&wanted, &root, inventory.as_ref().ok(), &mut granted)?;
+            resolve(&wanted, &root, inventory.as_ref().ok(), &mut granted)?;
         }
         let nodes = granted.edits.iter().flat_map(|edit| nodes_of(&edit.changes)).chain(wanted.nodes.clone());
         let nodes: Vec<Node> = nodes.collect();
@@ -116,30 +114,6 @@ impl Launcher {
         }
         granted.driver = inventory.ok().map(|inventory| inventory.driver);
         Ok(granted)
-    }
-
-    /// Finds what describes the devices, and what that changes.
-    fn resolve(
-        &self,
-        wanted: &Wanted<'_>,
-        root: &DriverRoot,
-        inventory: Option<&Inventory>,
-        granted: &mut Granted,
-    ) -> Result<(), LaunchError> {
-        let registry = registry(wanted.plan, root, inventory, &mut granted.warnings)?;
-        let chosen = granted.gpus.iter().map(|gpu| name_of(gpu, &registry));
-        let names: Vec<String> = wanted.devices.iter().cloned().chain(chosen).collect();
-        granted.edits = registry.resolve(&names).map_err(|error| match error {
-            // Ours is as old as this moment: what it lacks is not there yet.
-            CdiError::Stale { origin, path, source, .. } if origin == OWN => {
-                LaunchError::Gpu(GpuError::Node { path: path.display().to_string(), why: source.to_string() })
-            }
-            error => error.into(),
-        })?;
-        if let Some(inventory) = inventory {
-            check_libraries(&granted.edits, &inventory.driver)?;
-        }
-        Ok(())
     }
 
     /// Says which GPUs the nodes give; those must be the chosen ones, or ones that may be shared.
@@ -268,6 +242,29 @@ fn nodes_of(spec: &Value) -> Vec<Node> {
     by_path.chain(by_number).filter(|node| *node != Node::Dri).collect()
 }
 
+/// Finds what describes the devices, and what that changes.
+fn resolve(
+    wanted: &Wanted<'_>,
+    root: &DriverRoot,
+    inventory: Option<&Inventory>,
+    granted: &mut Granted,
+) -> Result<(), LaunchError> {
+    let registry = registry(wanted.plan, root, inventory, &mut granted.warnings)?;
+    let chosen = granted.gpus.iter().map(|gpu| name_of(gpu, &registry));
+    let names: Vec<String> = wanted.devices.iter().cloned().chain(chosen).collect();
+    granted.edits = registry.resolve(&names).map_err(|error| match error {
+        // Ours is as old as this moment: what it lacks is not there yet.
+        CdiError::Stale { origin, path, source, .. } if origin == OWN => {
+            LaunchError::Gpu(GpuError::Node { path: path.display().to_string(), why: source.to_string() })
+        }
+        error => error.into(),
+    })?;
+    if let Some(inventory) = inventory {
+        check_libraries(&granted.edits, &inventory.driver)?;
+    }
+    Ok(())
+}
+
 /// What describes devices: the files, and where none describes GPUs, our own description.
 fn registry(
     plan: &DevicePlan,
@@ -279,11 +276,8 @@ fn registry(
     let missing = given.iter().flatten().filter(|path| !path.is_dir());
     warnings.extend(missing.map(|path| format!("--cdi-spec-dir: {} is no directory", path.display())));
     let directories = given.unwrap_or_else(|| DEFAULT_DIRECTORIES.map(PathBuf::from).to_vec());
-    let mut registry = Registry::read(&directories);
+    let (registry, _) = Registry::of_host(&directories, root, inventory)?;
     warnings.extend(registry.problems.iter().map(|problem| format!("not used: {problem}")));
-    if let Some(inventory) = inventory.filter(|_| !registry.has_kind(GPU_KIND)) {
-        registry.add_own(generate(root, inventory))?;
-    }
     Ok(registry)
 }
 

@@ -129,6 +129,9 @@ impl Launcher {
 
     /// Checks a request against everything that can be known before a container is made. Changes nothing.
     ///
+    /// Blocks the thread: for reading some files, and where GPUs are asked for, up to 5 seconds for a container that is
+    /// being cleared away, and up to 20 for NVML where a GPU was not used yet.
+    ///
     /// # Errors
     /// [`LaunchError`] says what cannot be.
     pub fn prepare(&self, request: LaunchRequest) -> Result<Prepared, LaunchError> {

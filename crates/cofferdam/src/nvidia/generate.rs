@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::proc::is_known;
 use super::{DriverRoot, Inventory};
 use crate::elf::soname;
+use crate::gpu::GPU_KIND;
 
 /// The version of the CDI specification that it is written in: one that every consumer reads.
 const CDI_VERSION: &str = "0.5.0";
@@ -83,7 +85,9 @@ pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
     let own_nodes: Vec<Value> =
         inventory.gpus.iter().map(|gpu| node(&format!("/dev/nvidia{}", gpu.minor))).collect();
     for (gpu, own) in inventory.gpus.iter().zip(&own_nodes) {
-        for name in [gpu.index.to_string(), gpu.uuid.clone()] {
+        // Of one that was not used yet, the UUID is not known.
+        let uuid = Some(gpu.uuid.clone()).filter(|uuid| is_known(uuid));
+        for name in [gpu.index.to_string()].into_iter().chain(uuid) {
             devices.push(json!({ "name": name, "containerEdits": { "deviceNodes": [own] } }));
         }
     }
@@ -97,7 +101,7 @@ pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
     }
     json!({
         "cdiVersion": CDI_VERSION,
-        "kind": "nvidia.com/gpu",
+        "kind": GPU_KIND,
         "devices": devices,
         "containerEdits": { "env": env, "deviceNodes": shared, "mounts": mounts },
     })
@@ -230,6 +234,21 @@ mod tests {
         registry.add_own(described(host.root())).unwrap();
         let edits = registry.resolve(&["nvidia.com/gpu=0".to_owned()]).unwrap();
         assert_eq!(edits[0].changes["linux"]["devices"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn one_whose_uuid_is_not_known_yet_has_its_index() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 2, DRIVER);
+        let root = DriverRoot::new(host.root());
+        let mut inventory = root.inventory().unwrap();
+        for gpu in &mut inventory.gpus {
+            gpu.uuid = "GPU-????????-????-????-????-????????????".into();
+        }
+        let mut registry = crate::cdi::Registry::default();
+        registry.add_own(generate(&root, &inventory)).unwrap();
+        let names: Vec<String> = registry.list().into_iter().map(|listed| listed.device).collect();
+        assert_eq!(names, ["nvidia.com/gpu=0", "nvidia.com/gpu=1", "nvidia.com/gpu=all"]);
     }
 
     #[test]

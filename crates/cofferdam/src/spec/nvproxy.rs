@@ -154,15 +154,7 @@ fn mount_links(editor: &mut SpecEditor, _: &Granted, reason: &str) {
 
 /// A path without `.` and `..`, which a mount's destination has not.
 fn normalized(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/').filter(|part| !matches!(*part, "" | ".")) {
-        if part == ".." {
-            parts.pop();
-        } else {
-            parts.push(part);
-        }
-    }
-    format!("/{}", parts.join("/"))
+    path_clean::clean(path).to_string_lossy().into_owned()
 }
 
 fn name_directories(editor: &mut SpecEditor, _: &Granted, reason: &str) {
@@ -188,7 +180,7 @@ fn drop_hooks(editor: &mut SpecEditor, _: &Granted, reason: &str) {
         editor.drop_entries(&format!("/hooks/{stage}"), |hook| {
             let program = toolkit_program(hook)?;
             let args = hook["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let known = args.filter_map(|arg| JOBS.iter().find(|(job, _)| *job == arg)).next();
+            let known = JOBS.iter().find(|(job, _)| args.clone().any(|arg| arg == *job));
             Some(match known {
                 Some((job, instead)) => format!("{program} {job}: {instead}; {reason}"),
                 None => format!("{program}: {reason}"),
