@@ -1,5 +1,6 @@
-//! The SONAME of a shared library: the name by which programs load it.
+//! What ELF files say: whether they are some, and the SONAME of a shared library, by which programs load it.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use object::elf;
@@ -21,6 +22,13 @@ pub(crate) fn soname(path: &Path) -> Option<String> {
     (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
 }
 
+/// Whether a file is a program or library itself, and not a script.
+#[must_use]
+pub(crate) fn is_elf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == elf::ELFMAG
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +43,7 @@ mod tests {
         assert_eq!(soname(Path::new("/etc/passwd")), None);
         assert_eq!(soname(Path::new("/nonexistent")), None);
         assert_eq!(soname(&std::env::current_exe().unwrap()), None, "a program has none");
+        assert!(is_elf(&std::env::current_exe().unwrap()) && is_elf(Path::new(library.unwrap())));
+        assert!(!is_elf(Path::new("/etc/passwd")) && !is_elf(Path::new("/dev/null")));
     }
 }

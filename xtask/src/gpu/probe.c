@@ -1,6 +1,7 @@
 /*
  * What a program sees of GPUs, and how fast it is there: `probe list` prints them, `probe bench` times kernels in
- * milliseconds and checks their results. The driver's library is opened at run time; nothing of CUDA is needed to build.
+ * milliseconds and checks their results, `probe hold` keeps 1 GiB of memory and a kernel running until it is killed.
+ * The driver's library is opened at run time; nothing of CUDA is needed to build.
  */
 #include <dlfcn.h>
 #include <stdint.h>
@@ -142,6 +143,23 @@ static void time_kernel(CUmodule module, const char *name, uint32_t n, int is_ma
     free(c);
 }
 
+/* Uses the GPU until it is killed. */
+static void hold(CUmodule module)
+{
+    CUdeviceptr memory;
+    CUfunction kernel;
+    uint32_t n = 1 << 24;
+    CALL(cuMemAlloc_v2, (CUdeviceptr *, size_t), &memory, (size_t)1 << 30);
+    CALL(cuModuleGetFunction, (CUfunction *, CUmodule, const char *), &kernel, module, "vecadd");
+    void *args[] = {&memory, &memory, &memory, &n};
+    printf("holding\n");
+    fflush(stdout);
+    for (;;) {
+        launch(kernel, (n + 255) / 256, 1, 256, 1, args);
+        CALL(cuCtxSynchronize, (void), );
+    }
+}
+
 int main(int argc, char **argv)
 {
     double began = now_ms();
@@ -164,6 +182,8 @@ int main(int argc, char **argv)
     CALL(cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice), &context, device);
     CALL(cuCtxSetCurrent, (CUcontext), context);
     CALL(cuModuleLoadData, (CUmodule *, const void *), &module, KERNELS);
+    if (argc > 1 && strcmp(argv[1], "hold") == 0)
+        hold(module);
     printf("init_ms %.3f\n", now_ms() - began);
     time_kernel(module, "vecadd", 1 << 24, 0, 100);
     time_kernel(module, "matmul", 1024, 1, 20);

@@ -156,7 +156,7 @@ impl Launcher {
             match choose(&leases) {
                 Err(GpuError::Taken { .. })
                     if Instant::now() < deadline
-                        && leases.iter().any(|lease| self.state.is_ending(lease)) =>
+                        && leases.iter().any(|lease| self.state.is_ending(lease, &self.host.boot_id)) =>
                 {
                     std::thread::park_timeout(CLEARING_PAUSE);
                 }

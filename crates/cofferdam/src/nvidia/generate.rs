@@ -10,23 +10,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::proc::is_known;
-use super::{DriverRoot, Inventory};
-use crate::elf::soname;
+use super::{DriverRoot, Inventory, LibraryDirectories};
+use crate::elf::{is_elf, soname};
 use crate::gpu::GPU_KIND;
 
 /// The version of the CDI specification that it is written in: one that every consumer reads.
 const CDI_VERSION: &str = "0.5.0";
-/// Where distributions keep libraries, and where containers look for them.
-const DIRECTORIES: [&str; 8] = [
-    "/usr/lib/x86_64-linux-gnu",
-    "/usr/lib/aarch64-linux-gnu",
-    "/usr/lib/x86_64-linux-gnu/nvidia/current",
-    "/usr/lib/aarch64-linux-gnu/nvidia/current",
-    "/usr/lib64",
-    "/usr/lib",
-    "/lib64",
-    "/usr/local/nvidia/lib64",
-];
 /// The programs of the driver that are of use in a container.
 const PROGRAMS: [&str; 5] = [
     "nvidia-smi",
@@ -35,39 +24,12 @@ const PROGRAMS: [&str; 5] = [
     "nvidia-cuda-mps-server",
     "nvidia-persistenced",
 ];
+/// Where programs are. A script in an earlier one that calls the program in a later one is of no use in a container.
+const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/nvidia/bin"];
 /// Nodes that are no GPU's own, and without which no program of CUDA's starts.
 const NEEDED_NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/nvidia-uvm"];
 /// Nodes that some programs use.
 const OTHER_NODES: [&str; 2] = ["/dev/nvidia-uvm-tools", "/dev/nvidia-modeset"];
-
-/// The directories of libraries below a root.
-#[derive(Debug)]
-pub struct LibraryDirectories {
-    /// Where each is on this host, and by which path a container knows it.
-    directories: Vec<(PathBuf, &'static str)>,
-}
-
-impl LibraryDirectories {
-    /// Those that there are, each once: `/lib64` may be a link to `/usr/lib64`.
-    #[must_use]
-    pub fn of(root: &DriverRoot) -> Self {
-        let mut directories: Vec<(PathBuf, &'static str)> = Vec::new();
-        for name in DIRECTORIES {
-            if let Ok(real) = root.join(name).canonicalize()
-                && !directories.iter().any(|(known, _)| *known == real)
-            {
-                directories.push((real, name));
-            }
-        }
-        Self { directories }
-    }
-
-    /// The first library of a name.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<PathBuf> {
-        self.directories.iter().map(|(path, _)| path.join(name)).find(|path| path.exists())
-    }
-}
 
 /// Describes the GPUs of this host.
 #[must_use]
@@ -108,7 +70,7 @@ pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
 }
 
 /// What is mounted, and the directories of the libraries in it.
-fn mounts(root: &DriverRoot, inventory: &Inventory) -> (Vec<Value>, Vec<&'static str>) {
+fn mounts(root: &DriverRoot, inventory: &Inventory) -> (Vec<Value>, Vec<String>) {
     let mut mounts = Vec::new();
     let mut put = |source: &Path, destination: String| {
         mounts.push(json!({
@@ -118,22 +80,21 @@ fn mounts(root: &DriverRoot, inventory: &Inventory) -> (Vec<Value>, Vec<&'static
         }));
     };
     let mut library_path = Vec::new();
-    for (directory, name) in LibraryDirectories::of(root).directories {
-        for file in libraries(&directory, &inventory.driver.to_string()) {
+    for (directory, name) in LibraryDirectories::of(root).iter() {
+        for file in libraries(directory, &inventory.driver.to_string()) {
             let path = directory.join(&file);
             put(&path, format!("{name}/{file}"));
             for link in links(&path, &file) {
                 put(&path, format!("{name}/{link}"));
             }
-            if !library_path.contains(&name) {
-                library_path.push(name);
+            if !library_path.iter().any(|known| known == name) {
+                library_path.push(name.to_owned());
             }
         }
     }
     for program in PROGRAMS {
-        let destination = format!("/usr/bin/{program}");
-        if let Ok(real) = root.join(&destination).canonicalize() {
-            put(&real, destination);
+        if let Some(real) = find_driver_program(root, program) {
+            put(&real, format!("/usr/bin/{program}"));
         }
     }
     let firmware = format!("/lib/firmware/nvidia/{}", inventory.driver);
@@ -141,6 +102,17 @@ fn mounts(root: &DriverRoot, inventory: &Inventory) -> (Vec<Value>, Vec<&'static
         put(&real, firmware);
     }
     (mounts, library_path)
+}
+
+/// A program of the driver's: where there are several of its name, the first that is one itself.
+fn find_driver_program(root: &DriverRoot, name: &str) -> Option<PathBuf> {
+    let places = PROGRAM_DIRECTORIES.iter();
+    let mut found: Vec<PathBuf> = places
+        .filter_map(|directory| root.join(&format!("{directory}/{name}")).canonicalize().ok())
+        .filter(|path| path.is_file())
+        .collect();
+    let position = found.iter().position(|path| is_elf(path)).unwrap_or(0);
+    (position < found.len()).then(|| found.swap_remove(position))
 }
 
 /// The names of the driver's libraries in a directory: those that end with its version.
@@ -224,6 +196,20 @@ mod tests {
             description["devices"][0]["containerEdits"]["deviceNodes"][0]["hostPath"],
             host.root().join("dev/nvidia0").to_str().unwrap()
         );
+    }
+
+    #[test]
+    fn a_script_that_calls_a_program_elsewhere_is_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 1, DRIVER);
+        let root = DriverRoot::new(host.root());
+        let script = host.root().join("usr/bin/nvidia-smi");
+        assert_eq!(find_driver_program(&root, "nvidia-smi"), Some(script.canonicalize().unwrap()));
+        let real = host.root().join("usr/local/nvidia/bin/nvidia-smi");
+        std::fs::create_dir_all(real.parent().unwrap()).unwrap();
+        std::fs::copy("/bin/true", &real).unwrap();
+        assert_eq!(find_driver_program(&root, "nvidia-smi"), Some(real.canonicalize().unwrap()));
+        assert_eq!(find_driver_program(&root, "nvidia-debugdump"), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod char_links;
 mod generate;
+mod libraries;
 mod nvml;
 mod proc;
 mod toolkit;
@@ -17,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use char_links::make_char_links;
-pub use generate::{LibraryDirectories, generate};
+pub use generate::generate;
+pub use libraries::LibraryDirectories;
 pub use proc::parse_information;
 pub use toolkit::{describe_by_toolkit, find_toolkit};
 pub(crate) use usage::usage_of;

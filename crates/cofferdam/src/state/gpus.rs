@@ -7,7 +7,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::{StateDir, StateError, lock};
+use super::{Record, StateDir, StateError, lock};
 use crate::gpu::{Gpu, Lease};
 use crate::id::ContainerId;
 use crate::lifecycle::Status;
@@ -47,9 +47,12 @@ impl StateDir {
         Ok(self.all_leases()?.into_iter().filter(|lease| self.is_good(lease)).collect())
     }
 
-    /// Whether a lease's container has ended, and is about to be cleared away.
-    pub(crate) fn is_ending(&self, lease: &Lease) -> bool {
-        matches!(self.container(&lease.container).read_report(), Ok(Some(_)))
+    /// Whether a lease's container has ended, and is about to be written down as such or cleared away.
+    pub(crate) fn is_ending(&self, lease: &Lease, boot_id: &str) -> bool {
+        let container = self.container(&lease.container);
+        let has_died = |record: Record| record.process.is_some() && !record.lives(boot_id);
+        matches!(container.read_report(), Ok(Some(_)))
+            || container.read_record().ok().flatten().is_some_and(has_died)
     }
 
     /// Takes every GPU from a container.
