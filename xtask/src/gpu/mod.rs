@@ -1,12 +1,14 @@
 //! What only a machine with an NVIDIA GPU can show: a folder with all that is needed there, which is run where there is one.
 //!
 //! The machine may have no network, no compiler and no cargo; so the folder has the binaries, a program of CUDA's that is
-//! built without CUDA (`probe.c`), and a script (`run.sh`) that needs a shell.
+//! built without CUDA (`probe.c`), a script (`run.sh`) that needs a shell, and a program for PyTorch (`train.py`), which
+//! is run where there is one.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use cofferdam_testkit::runtimes::{RUNSC_DEBIAN, fetched};
 use xshell::{Shell, cmd};
 
 use crate::{packages, runtimes, step};
@@ -15,12 +17,17 @@ use crate::{packages, runtimes, step};
 const NEEDED: [(&str, &str); 2] = [("runc", "runc"), ("cc", "gcc")];
 const SCRIPT: &str = include_str!("run.sh");
 const PROBE: &str = include_str!("probe.c");
+const TRAINING: &str = include_str!("train.py");
+/// NVIDIA's container toolkit, whose description is compared with cofferdam's, and used with its hooks.
+const TOOLKIT: &str = "github.com/NVIDIA/nvidia-container-toolkit/cmd";
+const TOOLKIT_VERSION: &str = "v1.17.8";
 
 pub(crate) fn run(shell: &Shell) -> Result<()> {
     packages::install(shell, &NEEDED)?;
     step("building cofferdam, the newest runsc, and a program that uses a GPU");
     cmd!(shell, "cargo build --release --package cofferdam-cli").quiet().run()?;
     let runsc = runtimes::build_head(shell)?;
+    runtimes::fetch_debian(shell)?;
     let folder = shell.current_dir().join("target/gpu-test");
     shell.create_dir(&folder)?;
     shell.write_file(folder.join("probe.c"), PROBE)?;
@@ -30,6 +37,15 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
     shell.copy_file("target/release/cofferdam", folder.join("cofferdam"))?;
     shell.copy_file(runc, folder.join("runc"))?;
     shell.copy_file(runsc, folder.join("runsc"))?;
+    let older = fetched(RUNSC_DEBIAN);
+    if older.is_file() {
+        shell.copy_file(older, folder.join("runsc-older"))?;
+    }
+    shell.write_file(folder.join("train.py"), TRAINING)?;
+    for program in ["nvidia-ctk", "nvidia-cdi-hook"] {
+        let module = format!("{TOOLKIT}/{program}@{TOOLKIT_VERSION}");
+        cmd!(shell, "go install {module}").env("GOBIN", &folder).quiet().run()?;
+    }
     let script = folder.join("run.sh");
     shell.write_file(&script, SCRIPT)?;
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What only a machine with an NVIDIA GPU can show. Lies in a folder with all that it needs: cofferdam, runc, runsc, an
-# older runsc and probe; nvidia-ctk and nvidia-cdi-hook where they could be built. PyTorch is used where python3 has it.
+# older runsc, probe, nvidia-ctk and nvidia-cdi-hook. PyTorch is used where python3 has it, and crun where it is installed.
 # Prints what it does, and a table; ends with 1 where something is not as it should be.
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -14,17 +14,23 @@ wrong=0
 cof() { timeout --foreground 120 "$here/cofferdam" --state-dir "$work/state" "$@"; }
 fail() { echo "WRONG: $*"; wrong=1; }
 
-# A root filesystem with a C library and nothing of the driver: that is to come from cofferdam.
+# Makes a root filesystem with a C library and nothing of the driver: that is to come from cofferdam.
+make_rootfs() { # DIRECTORY
+    local root=$1 name library extra
+    mkdir -p "$root"/{bin,dev,proc,sys,tmp,etc,usr/bin,usr/lib/x86_64-linux-gnu}
+    cp "$here/probe" "$root/bin/"
+    for name in sh ls sleep true mknod; do cp -L "$(type -P $name)" "$root/bin/"; done
+    # What the driver's library needs besides what these programs do.
+    extra=$(ls /lib/x86_64-linux-gnu/lib{dl,pthread,rt,m}.so.* /lib64/lib{dl,pthread,rt,m}.so.* 2>/dev/null)
+    for library in $(ldd "$root"/bin/* | grep -o '/[^ )]*' | grep '\.so' | sort -u) $extra; do
+        mkdir -p "$root$(dirname "$library")"
+        cp -L "$library" "$root$library"
+    done
+    # As an image of a distribution has it: the toolkit's hook leaves an image without one alone.
+    /sbin/ldconfig -r "$root"
+}
 rootfs=$work/rootfs
-mkdir -p "$rootfs"/{bin,dev,proc,sys,tmp,etc,usr/bin,usr/lib/x86_64-linux-gnu}
-cp "$here/probe" "$rootfs/bin/"
-for name in sh ls sleep true mknod cat; do cp -L "$(type -P $name)" "$rootfs/bin/"; done
-# What the driver's library needs besides what these programs do.
-extra=$(ls /lib/x86_64-linux-gnu/lib{dl,pthread,rt,m}.so.* /lib64/lib{dl,pthread,rt,m}.so.* 2>/dev/null)
-for library in $(ldd "$rootfs"/bin/* | grep -o '/[^ )]*' | grep '\.so' | sort -u) $extra; do
-    mkdir -p "$rootfs$(dirname "$library")"
-    cp -L "$library" "$rootfs$library"
-done
+make_rootfs "$rootfs"
 
 launch() { # RUNTIME OPTIONS... -- COMMAND...
     local runtime=$1 options=()
@@ -90,7 +96,7 @@ refusals() {
     local holder others
     expect E0304 launch runc --gpus $((gpus + 1)) -- true
     expect E0303 launch runsc --gpus 1 --gpu-driver-override 1.2.3 -- true
-    expect E0303 launch runsc-older --gpus 1 -- true
+    [ ! -x "$here/runsc-older" ] || expect E0303 launch runsc-older --gpus 1 -- true
     holder=$(cof run -d --runtime "$here/runc" --network none --rootfs "$rootfs" --gpus all sleep 1000)
     expect E0305 launch runc --gpus 1 -- true
     cof rm -f "$holder" >/dev/null
@@ -131,8 +137,10 @@ accounting() { # RUNTIME
 
 # The descriptions of NVIDIA's own toolkit, with its hooks, in the place of cofferdam's.
 toolkit() {
-    [ -x "$here/nvidia-ctk" ] || return 0
     echo "== by a description of nvidia-ctk"
+    # Where cofferdam's description was used before, empty files of the libraries' names are in the way of the hook's links.
+    local rootfs=$work/rootfs-toolkit runtime seen
+    make_rootfs "$rootfs"
     mkdir "$work/cdi"
     "$here/nvidia-ctk" --quiet cdi generate --nvidia-cdi-hook-path="$here/nvidia-cdi-hook" --output="$work/cdi/nvidia.yaml" ||
         { fail "nvidia-ctk"; return; }
@@ -161,9 +169,8 @@ pytorch() { # RUNTIME
 }
 
 speed() {
-    rounds=${GPU_TEST_ROUNDS:-5}
+    local name host runc runsc round rounds=${GPU_TEST_ROUNDS:-5} has_torch=
     echo "== speed: medians of $rounds, in milliseconds, and as a ratio to the host"
-    local name host runc runsc round rounds has_torch=
     python3 -c 'import torch' 2>/dev/null && has_torch=1
     for round in $(seq "$rounds"); do
         "$here/probe" bench >"$work/host.$round" || fail "the probe on the host"
@@ -186,6 +193,10 @@ speed() {
 
 host
 for runtime in runc runsc; do isolation $runtime; done
+if type -P crun >/dev/null; then
+    ln -sf "$(type -P crun)" "$here/crun"
+    isolation crun
+fi
 refusals
 toolkit
 for runtime in runc runsc; do accounting $runtime; done

@@ -218,8 +218,11 @@ fn an_interrupt_at_ten_moments(lab: &Lab) {
 
 fn three_interrupts_end_what_ignores_them(lab: &Lab) {
     let script = "trap '' INT; touch /data/ready; while :; do sleep 0.1; done";
-    let mut running = lab.start_run(&["--rm"], &["sh", "-c", script]);
+    let told = lab.path().join("id");
+    let mut running = lab.start_run(&["--rm", "--cidfile", told.to_str().unwrap()], &["sh", "-c", script]);
     eventually("it ignores them", || lab.rootfs.join("data/ready").exists());
+    // Until then, an interrupt takes the launch back.
+    eventually("it is launched", || std::fs::read_to_string(&told).is_ok_and(|id| !id.is_empty()));
     // Two that come before the first has been taken are one: three are the least.
     eventually("it is ended", || {
         running.signal(Signal::INT);

@@ -270,6 +270,10 @@ fn drivers_that_nvproxy_does_not_know(lab: &Lab) {
     let done = try_with("garbage", &[]).expect_error("E0302");
     assert!(done.stderr.contains("version"), "{}", done.stderr);
     // Its nodes are not on this host, which makes a newer runsc say `EOF`.
+    let shown = GpuHost::new(&lab.path().join("shown"), 1, DRIVER);
+    lab.see_devices(&shown.devices());
+    let (control, away) = (shown.devices().join("nvidiactl"), shown.devices().join("away"));
+    std::fs::rename(&control, &away).unwrap();
     let done = try_with("550.90.07", &[]).expect_code(125).expect_error("E0302");
     assert!(
         done.stderr.contains("the device node /dev/nvidia") && done.stderr.contains("nvidia-modprobe"),
@@ -277,7 +281,7 @@ fn drivers_that_nvproxy_does_not_know(lab: &Lab) {
         done.stderr
     );
     // A listed one gets as far as runsc, which finds no real driver here, and says so.
-    lab.see_devices(&lab.path().join("gpus-1/dev"));
+    std::fs::rename(&away, &control).unwrap();
     let done = try_with("550.90.07", &[]).expect_code(125).expect_error("E0204");
     assert!(done.stderr.contains("Nvidia driver version") && !done.stderr.contains("EOF"), "{}", done.stderr);
     // Told a version, it starts.

@@ -164,9 +164,11 @@ fn lost_helper(
     let how = helper.end.to_string();
     evidence.push(Evidence::HelperDied { helper: helper.helper.clone(), how: how.clone() });
     let was_killed = matches!(helper.end, ProcessEnd::Signaled { signal: Signal::KILL, .. });
-    if was_killed && death.memory.as_ref().is_some_and(|memory| memory.oom_kill > 0) {
-        // It is in the container's cgroup, like the sandbox.
-        return (Cause::OomKilled { victim: OomVictim::Helper }, None, evidence);
+    // It is in the container's cgroup, like the sandbox; with `memory.oom.group` the kernel kills both.
+    let kills = death.memory.as_ref().map_or(0, |memory| memory.oom_kill);
+    if was_killed && kills > 0 {
+        let victim = if kills > 1 { OomVictim::Init } else { OomVictim::Helper };
+        return (Cause::OomKilled { victim }, None, evidence);
     }
     let failure = Failure {
         code: Code::RuntimeLost,

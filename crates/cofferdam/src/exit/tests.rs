@@ -118,6 +118,8 @@ fn a_helper_that_the_kernel_killed_for_memory_is_out_of_memory() {
     let lost = Death { sandboxed: true, helper: Some(helper), ..death(killed()) };
     let (cause, ..) = decide(&Death { memory: Some(counters(1)), ..lost.clone() });
     assert_eq!(cause, Cause::OomKilled { victim: OomVictim::Helper });
+    let (cause, ..) = decide(&Death { memory: Some(counters(2)), ..lost.clone() });
+    assert_eq!(cause, Cause::OomKilled { victim: OomVictim::Init }, "both were killed, the helper first");
     let (cause, ..) = decide(&Death { memory: Some(counters(0)), ..lost });
     assert!(matches!(cause, Cause::RuntimeLost { .. }), "{cause}");
 }

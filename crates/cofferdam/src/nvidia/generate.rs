@@ -1,9 +1,9 @@
 //! An own description of this host's GPUs for CDI, for a host without nvidia-ctk: the plain case.
 //!
 //! It has what `nvidia-ctk cdi generate` has for a driver that is installed on the host itself: the device nodes, the
-//! libraries of the driver's version at their real place and by their SONAME, its programs and its firmware. It has no
-//! hooks, so that runtimes that run none (gVisor) get the same: links are mounts here, and the loader finds the
-//! libraries by LD_LIBRARY_PATH.
+//! libraries of the driver's version at their real place and by their SONAME, its programs, its firmware, and the files
+//! by which loaders of OpenGL and Vulkan find it. It has no hooks, so that runtimes that run none (gVisor) get the same:
+//! links are mounts here, and the loader finds the libraries by LD_LIBRARY_PATH.
 
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,18 @@ const PROGRAMS: [&str; 5] = [
 ];
 /// Where programs are. A script in an earlier one that calls the program in a later one is of no use in a container.
 const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/nvidia/bin"];
+/// By which loaders of OpenGL and Vulkan find the driver, below one of the directories of such files.
+const LOADER_FILES: [&str; 6] = [
+    "glvnd/egl_vendor.d/10_nvidia.json",
+    "egl/egl_external_platform.d/10_nvidia_wayland.json",
+    "egl/egl_external_platform.d/15_nvidia_gbm.json",
+    "vulkan/icd.d/nvidia_icd.json",
+    "vulkan/implicit_layer.d/nvidia_layers.json",
+    "nvidia/nvoptix.bin",
+];
+const LOADER_DIRECTORIES: [&str; 3] = ["/etc", "/usr/local/share", "/usr/share"];
+/// Where the kernel was told to look for firmware before it looks in its own directory.
+const FIRMWARE_PATH: &str = "/sys/module/firmware_class/parameters/path";
 /// Nodes that are no GPU's own, and without which no program of CUDA's starts.
 const NEEDED_NODES: [&str; 2] = ["/dev/nvidiactl", "/dev/nvidia-uvm"];
 /// Nodes that some programs use.
@@ -97,11 +109,24 @@ fn mounts(root: &DriverRoot, inventory: &Inventory) -> (Vec<Value>, Vec<String>)
             put(&real, format!("/usr/bin/{program}"));
         }
     }
-    let firmware = format!("/lib/firmware/nvidia/{}", inventory.driver);
-    if let Ok(real) = root.join(&firmware).canonicalize() {
-        put(&real, firmware);
+    for name in LOADER_FILES {
+        let mut places = LOADER_DIRECTORIES.iter().map(|directory| root.join(&format!("{directory}/{name}")));
+        if let Some(real) = places.find_map(|place| place.canonicalize().ok()) {
+            put(&real, format!("/usr/share/{name}"));
+        }
+    }
+    if let Some((real, name)) = firmware(root, inventory) {
+        put(&real, name);
     }
     (mounts, library_path)
+}
+
+/// The firmware of the driver's version: where it is, and by which path a container knows it.
+fn firmware(root: &DriverRoot, inventory: &Inventory) -> Option<(PathBuf, String)> {
+    let told = std::fs::read_to_string(root.join(FIRMWARE_PATH)).unwrap_or_default();
+    let directories = [told.trim(), "/lib/firmware"].into_iter().filter(|directory| !directory.is_empty());
+    let mut names = directories.map(|directory| format!("{directory}/nvidia/{}", inventory.driver));
+    names.find_map(|name| Some((root.join(&name).canonicalize().ok()?, name)))
 }
 
 /// A program of the driver's: where there are several of its name, the first that is one itself.
@@ -196,6 +221,34 @@ mod tests {
             description["devices"][0]["containerEdits"]["deviceNodes"][0]["hostPath"],
             host.root().join("dev/nvidia0").to_str().unwrap()
         );
+    }
+
+    #[test]
+    fn files_of_loaders_and_firmware_elsewhere_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 1, DRIVER);
+        let put = |path: &str, text: &str| {
+            let path = host.root().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("etc/vulkan/icd.d/nvidia_icd.json", "{}");
+        put(&format!("opt/firmware/nvidia/{DRIVER}/gsp_ga10x.bin"), "");
+        put("sys/module/firmware_class/parameters/path", "/opt/firmware\n");
+        let description = described(host.root());
+        let mounts = description["containerEdits"]["mounts"].as_array().unwrap();
+        let source_of = |destination: &str| {
+            let mount = mounts.iter().find(|mount| mount["containerPath"] == destination);
+            mount.map(|mount| mount["hostPath"].as_str().unwrap().to_owned())
+        };
+        let below = |path: &str| Some(host.root().canonicalize().unwrap().join(path).display().to_string());
+        assert_eq!(
+            source_of("/usr/share/vulkan/icd.d/nvidia_icd.json"),
+            below("etc/vulkan/icd.d/nvidia_icd.json")
+        );
+        let firmware = format!("opt/firmware/nvidia/{DRIVER}");
+        assert_eq!(source_of(&format!("/{firmware}")), below(&firmware));
+        assert_eq!(source_of(&format!("/lib/firmware/nvidia/{DRIVER}")), None, "one is enough");
     }
 
     #[test]
