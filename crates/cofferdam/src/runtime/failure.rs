@@ -195,8 +195,9 @@ fn plain_words(reason: String) -> String {
     if !is_silent {
         return reason;
     }
-    "the sandbox ended before it was ready, and gave no reason; `runsc --debug --debug-log=DIR/` writes one to DIR. With \
-     GPUs it is mostly the driver or a device node: `cofferdam doctor` looks at both"
+    "the sandbox ended before it was ready, and gave no reason; `runsc --debug --debug-log=DIR/` writes one to DIR. It is \
+     mostly the platform (kvm, on a virtual machine), or with GPUs the driver or a device node: `cofferdam doctor` looks \
+     at them"
         .into()
 }
 
