@@ -54,6 +54,9 @@ pub(crate) fn run(shell: &Shell, args: &TestArgs) -> Result<()> {
         if let Err(error) = runtimes::build_head(shell) {
             println!("runsc of today is skipped: {error:#}");
         }
+        if let Err(error) = runtimes::build_toolkit(shell) {
+            println!("NVIDIA's container toolkit is skipped: {error:#}");
+        }
     }
     step("building");
     cmd!(shell, "cargo build --package cofferdam-testkit --bins").quiet().run()?;

@@ -3,6 +3,7 @@
 //! Its device nodes are those of /dev/null, so that a container that is given one can open it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
@@ -12,6 +13,11 @@ pub struct GpuHost {
     root: PathBuf,
     driver: String,
 }
+
+/// The source of a stand-in for NVML.
+const NVML: &str = include_str!("nvml.c");
+/// Where a tree has its libraries.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// The version that every tree has unless it is given another one: the newest that runsc 20240729 knows.
 pub const DRIVER: &str = "550.90.07";
@@ -41,11 +47,11 @@ impl GpuHost {
             host.add_gpu(index);
         }
         for library in ["libcuda", "libnvidia-ml", "libnvidia-ptxjitcompiler"] {
-            host.library(&format!("usr/lib/x86_64-linux-gnu/{library}.so.{driver}"));
+            host.library(&format!("{LIBRARIES}/{library}.so.{driver}"));
         }
         // Of another version, and of somebody else.
-        host.library("usr/lib/x86_64-linux-gnu/libcuda.so.535.54.03");
-        host.library("usr/lib/x86_64-linux-gnu/libother.so.1");
+        host.library(&format!("{LIBRARIES}/libcuda.so.535.54.03"));
+        host.library(&format!("{LIBRARIES}/libother.so.1"));
         host.put("usr/bin/nvidia-smi", "#!/bin/sh\necho fake\n");
         host.put(&format!("lib/firmware/nvidia/{driver}/gsp_ga10x.bin"), "firmware");
         host
@@ -71,9 +77,56 @@ impl GpuHost {
         ["--nvidia-driver-root".into(), root, "--cdi-spec-dir".into(), empty]
     }
 
+    /// Gives it an NVML that answers, with a C compiler: it knows so many GPUs, and no process.
+    ///
+    /// # Panics
+    /// When it cannot be built.
+    pub fn add_nvml(&self, gpus: u32) {
+        let folder = self.root.join(LIBRARIES);
+        let library = folder.join(format!("libnvidia-ml.so.{}", self.driver));
+        let source = folder.join("nvml.c");
+        std::fs::write(&source, NVML).expect("it can be written");
+        let built = Command::new("cc")
+            .args([
+                "-shared",
+                "-fPIC",
+                "-O1",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-Wl,-soname,libnvidia-ml.so.1",
+                "-o",
+            ])
+            .args([&library, &source])
+            .status();
+        assert!(built.expect("there is a C compiler").success(), "{} is not built", source.display());
+        std::fs::remove_file(source).expect("it was just written");
+        let link = folder.join("libnvidia-ml.so.1");
+        std::os::unix::fs::symlink(library.file_name().expect("it has one"), link).expect("it can be made");
+        let gpu = |index| format!("gpu {index} 0000{} {}\n", Self::bus(index), Self::uuid(index));
+        let gpus: String = (0..gpus).map(gpu).collect();
+        self.put(&format!("{LIBRARIES}/nvml.txt"), &format!("driver {}\n{gpus}", self.driver));
+    }
+
+    /// Has its NVML know a process on a GPU, with so much of its memory.
+    ///
+    /// # Panics
+    /// When it has no NVML.
+    pub fn add_process(&self, index: u32, pid: i32, bytes: u64) {
+        let file = self.root.join(LIBRARIES).join("nvml.txt");
+        let before = std::fs::read_to_string(&file).expect("it has an NVML");
+        std::fs::write(file, format!("{before}process {index} {pid} {bytes}\n")).expect("it can be written");
+    }
+
+    /// The address of a GPU.
+    #[must_use]
+    pub fn bus(index: u32) -> String {
+        format!("0000:{:02x}:00.0", 0x10 + index)
+    }
+
     fn add_gpu(&self, index: u32) {
         let model = if index.is_multiple_of(2) { "NVIDIA H100 80GB HBM3" } else { "NVIDIA A100-SXM4-40GB" };
-        let bus = format!("0000:{:02x}:00.0", 0x10 + index);
+        let bus = Self::bus(index);
         let information = format!(
             "Model: \t\t {model}\nIRQ:   \t\t {}\nGPU UUID: \t {}\nVideo BIOS: \t 96.00.5e.00.01\n\
              Bus Type: \t PCIe\nDMA Size: \t 52 bits\nDMA Mask: \t 0xfffffffffffff\nBus Location: \t {bus}\n\

@@ -100,6 +100,12 @@ pub fn fetched(name: &str) -> PathBuf {
     workspace().join("target/runtimes").join(name).join("runsc")
 }
 
+/// Where `cargo xtask test` puts a program of NVIDIA's container toolkit.
+#[must_use]
+pub fn nvidia_toolkit(program: &str) -> PathBuf {
+    workspace().join("target/runtimes/nvidia-container-toolkit").join(program)
+}
+
 /// The workspace's directory.
 #[must_use]
 pub fn workspace() -> &'static Path {

@@ -18,9 +18,6 @@ const NEEDED: [(&str, &str); 2] = [("runc", "runc"), ("cc", "gcc")];
 const SCRIPT: &str = include_str!("run.sh");
 const PROBE: &str = include_str!("probe.c");
 const TRAINING: &str = include_str!("train.py");
-/// NVIDIA's container toolkit, whose description is compared with cofferdam's, and used with its hooks.
-const TOOLKIT: &str = "github.com/NVIDIA/nvidia-container-toolkit/cmd";
-const TOOLKIT_VERSION: &str = "v1.17.8";
 
 pub(crate) fn run(shell: &Shell) -> Result<()> {
     packages::install(shell, &NEEDED)?;
@@ -42,9 +39,9 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
         shell.copy_file(older, folder.join("runsc-older"))?;
     }
     shell.write_file(folder.join("train.py"), TRAINING)?;
+    let toolkit = runtimes::build_toolkit(shell)?;
     for program in ["nvidia-ctk", "nvidia-cdi-hook"] {
-        let module = format!("{TOOLKIT}/{program}@{TOOLKIT_VERSION}");
-        cmd!(shell, "go install {module}").env("GOBIN", &folder).quiet().run()?;
+        shell.copy_file(toolkit.join(program), folder.join(program))?;
     }
     let script = folder.join("run.sh");
     shell.write_file(&script, SCRIPT)?;

@@ -1,7 +1,11 @@
 //! Devices of the Container Device Interface: descriptions that are used, and those that are not.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
 use cofferdam_testkit::lab::{Lab, finish};
+use cofferdam_testkit::needs::Need;
+use cofferdam_testkit::runtimes::nvidia_toolkit;
 use serde_json::{Value, json};
 
 use crate::gpu::{NODES, is_one_of_each, is_runc};
@@ -10,6 +14,9 @@ use crate::{Case, case};
 pub(crate) const CASES: &[Case] = &[
     case("cdi::descriptions_are_used_and_checked", descriptions_are_used_and_checked).only(is_one_of_each),
     case("cdi::this_host_is_described", this_host_is_described).only(is_runc),
+    case("cdi::as_the_toolkit_describes_it", as_the_toolkit_describes_it)
+        .only(is_runc)
+        .needs(&[Need::CCompiler, Need::NvidiaToolkit]),
 ];
 
 fn descriptions_are_used_and_checked(lab: &Lab) {
@@ -97,4 +104,48 @@ fn this_host_is_described(lab: &Lab) {
     let done = toolkit("echo 'no GPU answers' >&2; exit 1").expect_code(125).expect_error("E0313");
     assert!(done.stderr.contains("no GPU answers") && done.stderr.contains("--own"), "{}", done.stderr);
     lab.expect_clean();
+}
+
+/// The real nvidia-ctk, and ours, on the same tree.
+fn as_the_toolkit_describes_it(lab: &Lab) {
+    let host = GpuHost::new(&lab.path().join("gpus"), 2, DRIVER);
+    host.add_nvml(2);
+    let (root, empty) =
+        (host.root().display().to_string(), host.root().join("etc/cdi").display().to_string());
+    let describe = |more: &[&str]| -> Value {
+        let place = ["--format", "json", "--nvidia-driver-root", &root, "--cdi-spec-dir", &empty];
+        let mut command = lab.command([&["cdi", "generate"][..], &place, more].concat());
+        let programs = nvidia_toolkit("nvidia-ctk");
+        command.env("PATH", format!("{}:/usr/bin:/bin", programs.parent().unwrap().display()));
+        let done = finish(command).expect_code(0);
+        serde_json::from_str(&done.text()).unwrap_or_else(|error| panic!("{error}: {}", done.text()))
+    };
+    let (theirs, own) = (describe(&[]), describe(&["--own"]));
+    assert!(theirs.to_string().contains("update-ldcache"), "it is nvidia-ctk's: {theirs:#}");
+    assert_eq!(nodes_by_device(&own), nodes_by_device(&theirs));
+    let shared = |description: &Value| set_of(&description["containerEdits"]["deviceNodes"], "path");
+    assert_eq!(shared(&own), shared(&theirs));
+    assert_eq!(own["kind"], theirs["kind"]);
+    // A directory of ours holds files of theirs.
+    let mounts = |description: &Value| set_of(&description["containerEdits"]["mounts"], "containerPath");
+    let ours = mounts(&own);
+    let is_ours = |path: &String| {
+        std::path::Path::new(path).ancestors().any(|above| ours.contains(above.to_str().unwrap()))
+    };
+    let missing: Vec<String> = mounts(&theirs).into_iter().filter(|path| !is_ours(path)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    lab.expect_clean();
+}
+
+fn set_of(list: &Value, key: &str) -> BTreeSet<String> {
+    list.as_array().into_iter().flatten().map(|entry| entry[key].as_str().unwrap().to_owned()).collect()
+}
+
+fn nodes_by_device(description: &Value) -> BTreeMap<String, BTreeSet<String>> {
+    let devices = description["devices"].as_array().unwrap().iter();
+    let nodes = |device: &Value| {
+        let nodes = set_of(&device["containerEdits"]["deviceNodes"], "path");
+        (device["name"].as_str().unwrap().to_owned(), nodes)
+    };
+    devices.map(nodes).collect()
 }

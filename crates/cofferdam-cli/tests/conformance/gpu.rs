@@ -5,6 +5,7 @@
 
 use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
 use cofferdam_testkit::lab::{Lab, breathe, eventually, finish, new_command};
+use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::{Choice, RUNSC_DEBIAN, RUNSC_OLDEST};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     case("gpu::nobody_gets_one_that_another_has", nobody_gets_one_that_another_has).only(is_runc),
     case("gpu::no_name_leads_around_a_lease", no_name_leads_around_a_lease).only(is_one_of_each),
     case("gpu::nobody_has_to_look_for_the_dead", nobody_has_to_look_for_the_dead).only(is_runc),
+    case("gpu::what_it_uses_is_counted", what_it_uses_is_counted).only(is_runc).needs(&[Need::CCompiler]),
     case("gpu::what_cannot_be_is_refused", what_cannot_be_is_refused).only(is_one_of_each),
     case("gpu::drivers_that_nvproxy_does_not_know", drivers_that_nvproxy_does_not_know)
         .only(is_debians_runsc),
@@ -197,6 +199,33 @@ fn nobody_gets_one_that_another_has(lab: &Lab) {
     let all = lab.run(&all, NODES).expect_code(0).text();
     assert_eq!(all.lines().filter(|node| node.ends_with(|c: char| c.is_ascii_digit())).count(), 8, "{all}");
     drop(lab.cofferdam(&["prune", "-f"]).expect_code(0));
+    lab.expect_clean();
+}
+
+fn what_it_uses_is_counted(lab: &Lab) {
+    let host = GpuHost::new(&lab.path().join("gpus"), 2, DRIVER);
+    host.add_nvml(2);
+    let options = host.options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let asked = [&options[..], &["--gpus", "device=1"]].concat();
+    let id = lab.run_detached(&asked, &["sh", "-c", "sleep 1000 & wait"]);
+    let pid = i32::try_from(lab.inspect(&id)["process"]["pid"].as_i64().unwrap()).unwrap();
+    let children = format!("/proc/{pid}/task/{pid}/children");
+    let child = || std::fs::read_to_string(&children).unwrap().trim().parse::<i32>().ok();
+    eventually("it has a child", || child().is_some());
+    // Its own on its GPU, of which one is not its first process; a stranger's there, and its own elsewhere.
+    for (gpu, pid, mib) in [(1, pid, 100), (1, child().unwrap(), 20), (1, 1, 7000), (0, pid, 3000)] {
+        host.add_process(gpu, pid, mib << 20);
+    }
+    let args = [&["stats", "--format", "json"][..], &options[..2], &[&id]].concat();
+    let done = lab.cofferdam(&args).expect_code(0);
+    let told: Value = serde_json::from_str(&done.text()).unwrap();
+    let expected = json!([{
+        "index": 1, "uuid": GpuHost::uuid(1), "utilization_percent": 40, "memory_used_bytes": 120 << 20,
+        "memory_total_bytes": 80_u64 << 30, "power_mw": 75_000,
+    }]);
+    assert_eq!(told["gpus"], expected);
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     lab.expect_clean();
 }
 

@@ -81,6 +81,8 @@ fn same_bus(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
+
     use super::*;
     use crate::gpu::choice_tests::gpus;
 
@@ -94,6 +96,29 @@ mod tests {
         all[1].uuid = "GPU-?".into();
         assert!(fill_in(&mut all, &[told("00000001:01:00.0")]).unwrap_err().contains("0000:01:00.0"));
         assert!(same_bus("00000000:0A:00.0", "0000:0a:00.0") && !same_bus("x", "x"));
+    }
+
+    #[test]
+    fn the_library_of_a_root_is_asked() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = GpuHost::new(directory.path(), 2, DRIVER);
+        host.add_nvml(2);
+        let root = DriverRoot::new(host.root());
+        let mut all = root.inventory().unwrap().gpus;
+        all[1].uuid = "GPU-????????-????-????-????-????????????".into();
+        complete(&root, &mut all, Duration::from_secs(10)).unwrap();
+        assert_eq!(all[1].uuid, GpuHost::uuid(1));
+        host.add_process(1, 4711, 1 << 30);
+        let readings = super::super::read_gpus(&root).unwrap();
+        assert_eq!(readings[0].processes, []);
+        let expected = super::super::GpuReading {
+            uuid: GpuHost::uuid(1),
+            utilization_percent: Some(40),
+            memory_total_bytes: Some(80 << 30),
+            power_mw: Some(75_000),
+            processes: vec![(4711, Some(1 << 30))],
+        };
+        assert_eq!(readings[1], expected);
     }
 
     #[test]
