@@ -3,9 +3,10 @@
 //! Its device nodes are those of /dev/null, so that a container that is given one can open it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+
+use crate::lab::new_command;
 
 /// The directory below which that host's files lie.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ impl GpuHost {
         let library = folder.join(format!("libnvidia-ml.so.{}", self.driver));
         let source = folder.join("nvml.c");
         std::fs::write(&source, NVML).expect("it can be written");
-        let built = Command::new("cc")
+        let built = new_command("cc")
             .args([
                 "-shared",
                 "-fPIC",

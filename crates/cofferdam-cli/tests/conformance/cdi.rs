@@ -23,9 +23,9 @@ fn descriptions_are_used_and_checked(lab: &Lab) {
     let folder = lab.path().join("cdi");
     std::fs::create_dir(&folder).unwrap();
     let marker = lab.path().join("marker");
-    let describe = |name: &str, kind: &str, path: &str| {
+    let describe_with = |program: &str, name: &str, kind: &str, path: &str| {
         let hook = json!({
-            "hookName": "createContainer", "path": "/usr/bin/touch", "args": ["touch", marker],
+            "hookName": "createContainer", "path": program, "args": ["touch", marker],
         });
         let description = json!({
             "cdiVersion": "0.6.0", "kind": kind,
@@ -40,6 +40,7 @@ fn descriptions_are_used_and_checked(lab: &Lab) {
         });
         std::fs::write(folder.join(name), description.to_string()).unwrap();
     };
+    let describe = |name: &str, kind: &str, path: &str| describe_with("/usr/bin/touch", name, kind, path);
     describe("vendor.json", "vendor.example/device", "/dev/null");
     let folder_text = folder.display().to_string();
     let options = ["--cdi-spec-dir", &folder_text, "--device", "vendor.example/device=one", "--rm"];
@@ -62,6 +63,11 @@ fn descriptions_are_used_and_checked(lab: &Lab) {
     describe("vendor.json", "vendor.example/device", "/dev/gone");
     let done = lab.run(&options, &["true"]).expect_error("E0314");
     assert!(done.stderr.contains("/dev/gone"), "{}", done.stderr);
+    if !lab.choice.is_gvisor() {
+        describe_with("/usr/bin/nvidia-gone", "vendor.json", "vendor.example/device", "/dev/null");
+        let done = lab.run(&options, &["true"]).expect_error("E0314");
+        assert!(done.stderr.contains("/usr/bin/nvidia-gone"), "{}", done.stderr);
+    }
     std::fs::write(folder.join("vendor.json"), "{").unwrap();
     let done = lab.run(&options, &["true"]).expect_error("E0311");
     assert!(done.stderr.contains("vendor.json"), "{}", done.stderr);

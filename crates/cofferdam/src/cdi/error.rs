@@ -64,6 +64,16 @@ pub enum CdiError {
         #[source]
         source: io::Error,
     },
+    /// A program that the runtime is to run for it is not on this host.
+    #[error("{origin} has {} run for {device}, and that is not there", .path.display())]
+    NoHook {
+        /// Its qualified name.
+        device: String,
+        /// Who describes it.
+        origin: String,
+        /// The program.
+        path: PathBuf,
+    },
     /// It gives libraries of another driver than the host's.
     #[error("{origin} gives {device} the library {library}, and the driver of this host is {driver}")]
     OtherDriver {
@@ -111,7 +121,7 @@ impl Diagnose for CdiError {
             | Self::Unusable { .. } => Code::CdiInvalid,
             Self::Unresolved { .. } => Code::CdiUnresolved,
             Self::Conflict { .. } => Code::CdiConflict,
-            Self::Stale { .. } | Self::OtherDriver { .. } => Code::CdiStale,
+            Self::Stale { .. } | Self::NoHook { .. } | Self::OtherDriver { .. } => Code::CdiStale,
         }
     }
 
@@ -130,6 +140,10 @@ impl Diagnose for CdiError {
             Self::Conflict { one, .. } => {
                 format!("remove one of them, or move {one} to a directory of another precedence")
             }
+            Self::NoHook { origin, .. } => format!(
+                "install nvidia-container-toolkit, whose program it is; or have cofferdam describe the GPUs, which needs \
+                 none: `cofferdam cdi generate --own --output {origin}`"
+            ),
             Self::Stale { origin, .. } | Self::OtherDriver { origin, .. } => {
                 format!(
                     "the description is older than the driver: `cofferdam cdi generate --output {origin}`"

@@ -12,7 +12,7 @@ mod error;
 mod file;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use container_device_interface::container_edits::ContainerEdits;
@@ -225,6 +225,23 @@ fn check_paths(device: &str, origin: &str, edits: &ContainerEdits) -> Result<(),
                 path: path.into(),
                 source,
             });
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the programs are there that a runtime that runs hooks is to run for devices: it only says that it could not.
+///
+/// # Errors
+/// [`CdiError::NoHook`].
+pub(crate) fn check_hooks(devices: &[DeviceEdits]) -> Result<(), CdiError> {
+    for DeviceEdits { device, origin, changes } in devices {
+        let stages = changes["hooks"].as_object().into_iter().flat_map(|stages| stages.values());
+        let hooks = stages.flat_map(|hooks| hooks.as_array().into_iter().flatten());
+        let mut programs = hooks.filter_map(|hook| hook["path"].as_str().map(Path::new));
+        if let Some(path) = programs.find(|path| !path.is_file()) {
+            let (device, origin) = (device.clone(), origin.clone());
+            return Err(CdiError::NoHook { device, origin, path: path.to_owned() });
         }
     }
     Ok(())

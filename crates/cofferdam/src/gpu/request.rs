@@ -114,6 +114,9 @@ pub struct GpuWish {
 /// [`Refused`] says which part is not understood.
 pub fn parse_gpus(text: &str) -> Result<GpuWish, Refused> {
     let refused = |why: String| Refused::new("--gpus", why);
+    if text.matches('"').count() % 2 == 1 {
+        return Err(refused(format!("{} has a quote that is not closed", quote(text))));
+    }
     let mut wish: Option<GpuRequest> = None;
     let mut capabilities = Vec::new();
     let mut put = |request: GpuRequest| match &mut wish {
@@ -179,6 +182,7 @@ fn parse_names(list: &str) -> Result<Vec<String>, String> {
 /// `all`, `-1`, a number, or `MODEL[:NUMBER]`.
 fn parse_count(text: &str) -> Result<GpuRequest, String> {
     let (model, count) = match text.rsplit_once(':') {
+        Some(("", _)) => return Err(format!("{} names no model: a number alone is enough", quote(text))),
         Some((model, count)) => (model, count),
         None if text.starts_with("GPU-") => return Ok(GpuRequest::Named(parse_names(text)?)),
         None if text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-') => ("", text),
@@ -272,6 +276,8 @@ mod tests {
             ("NVIDIA L4:2", "Model { model: \"NVIDIA L4\", count: 2 }"),
             ("0", "error: 0 GPUs are none: leave it out"),
             ("A100:0", "error: 0 GPUs are none: leave it out"),
+            (":1", "error: `:1` names no model: a number alone is enough"),
+            ("\"device=0", "error: `\\\"device=0` has a quote that is not closed"),
             ("-2", "error: `-2` is not a number of GPUs"),
             ("99999999999", "error: `99999999999` is not a number of GPUs"),
             ("", "error: `` names no GPU"),

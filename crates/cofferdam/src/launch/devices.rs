@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{LaunchError, Launcher, Prepared};
-use crate::cdi::{CdiError, DEFAULT_DIRECTORIES, OWN, Registry};
+use crate::cdi::{CdiError, DEFAULT_DIRECTORIES, OWN, Registry, check_hooks};
 use crate::elf::soname;
 use crate::gpu::{
     DeviceEdits, DevicePlan, DriverVersion, GPU_KIND, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease,
@@ -111,6 +111,8 @@ impl Launcher {
             let specs = granted.edits.iter().map(|edit| &edit.changes).chain(config);
             let named = |path: String| Some((path.clone(), soname(Path::new(&path))?));
             granted.sonames = specs.flat_map(library_sources).filter_map(named).collect();
+        } else {
+            check_hooks(&granted.edits)?;
         }
         granted.driver = inventory.ok().map(|inventory| inventory.driver);
         Ok(granted)

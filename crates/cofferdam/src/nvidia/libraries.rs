@@ -72,9 +72,8 @@ fn linker_directories(cache: &Path, names: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
     use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
+    use cofferdam_testkit::lab::new_command;
 
     use super::*;
 
@@ -86,7 +85,7 @@ mod tests {
         std::fs::create_dir_all(own.parent().unwrap()).unwrap();
         std::fs::rename(host.root().join("usr/lib/x86_64-linux-gnu"), &own).unwrap();
         std::fs::write(host.root().join("etc/ld.so.conf"), "/opt/driver/lib\n").unwrap();
-        let ldconfig = Command::new("/sbin/ldconfig").arg("-r").arg(host.root()).status().unwrap();
+        let ldconfig = new_command("/sbin/ldconfig").arg("-r").arg(host.root()).status().unwrap();
         assert!(ldconfig.success());
         // The stand-ins for libraries of the driver are copies of the C library, by whose SONAME the linker knows them.
         let cache = host.root().join("etc/ld.so.cache");
