@@ -1,10 +1,13 @@
 //! `events`: what happens to containers, as it happens.
 
+use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use cofferdam::engine::EventsFrom;
 use cofferdam::error::{Code, Failure};
 use cofferdam::event::Event;
+use cofferdam::logs::nobody_reads;
 
 use crate::cli::EventsArgs;
 use crate::context::Context;
@@ -55,9 +58,11 @@ pub(super) async fn events(context: &Context, args: EventsArgs) -> Result<u8, Cl
     let from = EventsFrom { since: args.since, until: args.until, after: args.after };
     let mut stream = context.engine.events(from)?;
     let mut repairs = tokio::time::interval(REPAIRS);
+    let mut nobody_reads = pin!(nobody_reads(io::stdout()));
     loop {
         let event = tokio::select! {
             event = stream.next() => event?,
+            () = &mut nobody_reads => break,
             _ = repairs.tick() => {
                 // Whoever looks at a container whose supervisor has died mends that, and what has happened is told.
                 let _ = context.engine.containers().await;

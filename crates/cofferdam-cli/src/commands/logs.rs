@@ -1,9 +1,10 @@
 //! `logs`: what a container in the background has written, on the streams that it wrote it to.
 
 use std::io::{self, Write};
+use std::pin::pin;
 
 use cofferdam::engine::ContainerLog;
-use cofferdam::logs::{LogEntry, Stream};
+use cofferdam::logs::{LogEntry, Stream, nobody_reads};
 use serde_json::json;
 
 use crate::cli::{LogsArgs, ReadingArgs};
@@ -26,8 +27,16 @@ pub(super) async fn logs(context: &Context, args: LogsArgs) -> Result<u8, CliErr
 /// Prints what is wanted of a log.
 pub(super) async fn print_log(mut log: ContainerLog, args: &ReadingArgs) -> Result<u8, CliError> {
     let mut printer = Printer { timestamps: args.timestamps, json: args.json(), open: [false; 2] };
+    let mut nobody_reads = pin!(nobody_reads(io::stdout()));
     loop {
-        let entry = if args.follow { log.next().await? } else { log.next_here()? };
+        let entry = if args.follow {
+            tokio::select! {
+                entry = log.next() => entry?,
+                () = &mut nobody_reads => break,
+            }
+        } else {
+            log.next_here()?
+        };
         let Some(entry) = entry else { break };
         match printer.print(&entry) {
             Ok(()) => {}

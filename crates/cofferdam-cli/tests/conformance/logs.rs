@@ -1,7 +1,8 @@
 //! Logs: every line once and in order, byte for byte, also from a full disk on, and read while they are written.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
 
 use cofferdam_testkit::lab::{Lab, Running, eventually, finish, new_command};
 use cofferdam_testkit::needs::Need;
@@ -16,6 +17,8 @@ pub(crate) const CASES: &[Case] = &[
     case("logs::both_streams_in_order", both_streams_in_order),
     case("logs::bytes_stay_what_they_are", bytes_stay_what_they_are),
     case("logs::who_follows_sees_all_of_it", who_follows_sees_all_of_it),
+    case("logs::who_stops_reading_is_not_waited_for", who_stops_reading_is_not_waited_for)
+        .only(|choice| *choice == Choice::Runc),
     case("logs::files_are_bounded", files_are_bounded).only(is_one_of_each),
     case("logs::journald_gets_every_byte", journald_gets_every_byte)
         .only(is_one_of_each)
@@ -85,6 +88,23 @@ fn who_follows_sees_all_of_it(lab: &Lab) {
         // It ends with the container, also when that is forgotten at its end.
         expect_numbers(&follower.finish().expect_code(0).text(), "out", 301);
     }
+    lab.expect_clean();
+}
+
+fn who_stops_reading_is_not_waited_for(lab: &Lab) {
+    let id = lab.run_detached(&[], &["sh", "-c", "echo first; sleep 1000"]);
+    for (args, expected) in
+        [(&["logs", "--follow", &id][..], "first"), (&["events", "--after", "0"], "create")]
+    {
+        let mut command = lab.command(args);
+        let mut follower = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(follower.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains(expected), "{line}");
+        // Nothing more comes, and the pipe is closed.
+        eventually("it ends", || follower.try_wait().unwrap().is_some_and(|status| status.success()));
+    }
+    drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     lab.expect_clean();
 }
 

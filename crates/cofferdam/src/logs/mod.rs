@@ -9,6 +9,7 @@
 //! Invariant: the bytes of a stream's entries, put together, are the bytes that the container wrote, but for gaps that
 //! are counted in an entry of their own. Not here: who reads the container's pipes (`supervise::stdio`).
 
+mod audience;
 mod files;
 mod format;
 mod index;
@@ -23,6 +24,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use audience::nobody_reads;
 pub(crate) use files::{begin_another, file_at, open_newest};
 pub use format::{decode, encode};
 pub use journald::JournaldConfig;
