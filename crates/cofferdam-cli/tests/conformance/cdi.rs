@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cofferdam_testkit::gpu_host::{DRIVER, GpuHost};
 use cofferdam_testkit::lab::{Lab, finish};
 use cofferdam_testkit::needs::Need;
-use cofferdam_testkit::runtimes::nvidia_toolkit;
+use cofferdam_testkit::runtimes::{Choice, nvidia_toolkit};
 use serde_json::{Value, json};
 
 use crate::gpu::{NODES, is_one_of_each, is_runc};
@@ -13,6 +13,8 @@ use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
     case("cdi::descriptions_are_used_and_checked", descriptions_are_used_and_checked).only(is_one_of_each),
+    case("cdi::hooks_have_an_environment_of_their_own", hooks_have_an_environment_of_their_own)
+        .only(|choice| matches!(choice, Choice::Runc | Choice::Crun)),
     case("cdi::this_host_is_described", this_host_is_described).only(is_runc),
     case("cdi::as_the_toolkit_describes_it", as_the_toolkit_describes_it)
         .only(is_runc)
@@ -74,6 +76,35 @@ fn descriptions_are_used_and_checked(lab: &Lab) {
     let listed = lab.cofferdam(&["cdi", "list", "--cdi-spec-dir", &folder_text]).expect_code(0);
     assert!(listed.stderr.contains("vendor.json"), "{}", listed.stderr);
     drop(lab.cofferdam(&["cdi", "check", "--cdi-spec-dir", &folder_text]).expect_error("E0313"));
+    lab.expect_clean();
+}
+
+/// What an image says must not reach programs of the host.
+fn hooks_have_an_environment_of_their_own(lab: &Lab) {
+    let folder = lab.path().join("cdi");
+    std::fs::create_dir(&folder).unwrap();
+    let told = lab.path().join("told");
+    let script = format!("env >> {}", told.display());
+    let hook = |stage: &str| json!({ "hookName": stage, "path": "/bin/sh", "args": ["sh", "-c", script] });
+    let description = json!({
+        "cdiVersion": "0.6.0", "kind": "vendor.example/device",
+        "devices": [{ "name": "one", "containerEdits": { "env": ["GIVEN=one"] } }],
+        "containerEdits": { "hooks": [hook("createContainer"), hook("createRuntime"), hook("poststart")] },
+    });
+    std::fs::write(folder.join("vendor.json"), description.to_string()).unwrap();
+    let options = [
+        "--cdi-spec-dir",
+        folder.to_str().unwrap(),
+        "--device",
+        "vendor.example/device=one",
+        "--rm",
+        "--env",
+        "LD_PRELOAD=/evil.so",
+    ];
+    drop(lab.run(&options, &["true"]));
+    let told = std::fs::read_to_string(told).unwrap();
+    assert!(told.matches("PATH=/usr/local/sbin:").count() >= 3, "each of them ran: {told}");
+    assert!(!told.contains("evil.so") && !told.contains("GIVEN"), "{told}");
     lab.expect_clean();
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod check;
 mod default;
 pub(crate) mod devices;
 mod edit;
+mod hooks;
 mod host_limits;
 pub(crate) mod init;
 mod network;
@@ -186,6 +187,7 @@ pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareErro
         init::apply(&mut editor, init);
     }
     cdi::apply(&mut editor, &granted.edits);
+    hooks::guard(&mut editor);
     granted.warnings.iter().for_each(|warning| editor.warn(warning.as_str()));
     if !granted.gpus.is_empty() {
         cdi::warn_without_libraries(&mut editor);
