@@ -19,7 +19,7 @@ pub(crate) fn soname(path: &Path) -> Option<String> {
     let entry = entries.iter().find(|entry| entry.tag(endian) == elf::DT_SONAME)?;
     let name = std::str::from_utf8(entry.string(endian, strings).ok()?).ok()?;
     // It becomes part of a path.
-    (!name.is_empty() && !name.contains('/')).then(|| name.to_owned())
+    (!matches!(name, "" | "." | "..") && !name.contains('/')).then(|| name.to_owned())
 }
 
 /// Whether a file is a program or library itself, and not a script.

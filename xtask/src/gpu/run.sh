@@ -73,14 +73,15 @@ isolation() { # RUNTIME
     echo "$seen"
     [ "$(echo "$seen" | wc -l)" = 1 ] && [[ $seen == "$first"* ]] || fail "$runtime sees other GPUs than $first"
     nodes=$(launch "$runtime" "${options[@]}" -- sh -c 'ls -d /dev/nvidia[0-9]*')
-    [ "$(echo "$nodes" | wc -l)" = 1 ] || fail "$runtime has the nodes $nodes"
+    [ "$(echo "$nodes" | grep -c '^/dev/nvidia[0-9]')" = 1 ] || fail "$runtime has the nodes $nodes"
     seen=$(launch "$runtime" "${options[@]}" --user 1000:1000 -- /bin/probe list)
     [[ $seen == "$first"* ]] || fail "$runtime: a user that is not root sees $seen"
     seen=$(launch "$runtime" "${options[@]}" -- nvidia-smi -L)
     [[ $seen == *"$first"* ]] || fail "$runtime: nvidia-smi says $seen"
     echo "== $runtime: a container that was given none sees none, and can make itself none"
-    launch "$runtime" -- /bin/probe list 2>/dev/null && fail "$runtime sees GPUs that were not asked for"
-    launch "$runtime" --cap-add MKNOD -- sh -c 'mknod /tmp/$0 c 195 0; : <"/tmp/$0"' $runtime && fail "$runtime: a made node opens"
+    launch "$runtime" -- sh -c '! /bin/probe list' 2>/dev/null || fail "$runtime sees GPUs that were not asked for"
+    launch "$runtime" --cap-add MKNOD -- sh -c 'mknod /tmp/$0 c 195 0; ! (: <"/tmp/$0")' $runtime ||
+        fail "$runtime: a made node opens"
 }
 
 expect() { # CODE COMMAND...

@@ -57,9 +57,10 @@ fn check(devices: &[String], search: &DeviceSearchArgs) -> Result<u8, CliError> 
     let registry = registry(search)?;
     let all = || registry.list().into_iter().map(|listed| listed.device).collect();
     let names: Vec<String> = if devices.is_empty() { all() } else { devices.to_vec() };
+    let driver = search.driver_root()?.driver();
     let mut failures: Vec<Failure> = registry.problems.iter().map(Failure::of).collect();
     for name in &names {
-        match registry.resolve(std::slice::from_ref(name)) {
+        match registry.resolve_for(name, driver.as_ref()) {
             Ok(edits) => {
                 for edit in edits {
                     print(format_args!("ok       {name}, by {}", edit.origin))?;
@@ -137,11 +138,12 @@ fn render(description: &Value, format: CdiFormat) -> Result<String, CliError> {
 
 /// Whole or not at all, and for root alone to change: who reads it does as root what it says.
 fn put(path: &Path, text: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let directory =
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     // /etc/cdi is not there on a new host.
-    std::fs::create_dir_all(directory)?;
+    // Whatever the umask is: what others can write is not read.
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
     let mut file = tempfile::NamedTempFile::new_in(directory)?;
     file.write_all(text.as_bytes())?;
     file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;

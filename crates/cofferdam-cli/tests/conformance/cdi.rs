@@ -8,13 +8,15 @@ use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::runtimes::{Choice, nvidia_toolkit};
 use serde_json::{Value, json};
 
-use crate::gpu::{NODES, is_one_of_each, is_runc};
+use crate::gpu::{NODES, Place, is_one_of_each, is_runc};
 use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
     case("cdi::descriptions_are_used_and_checked", descriptions_are_used_and_checked).only(is_one_of_each),
     case("cdi::hooks_have_an_environment_of_their_own", hooks_have_an_environment_of_their_own)
         .only(|choice| matches!(choice, Choice::Runc | Choice::Crun)),
+    case("cdi::the_old_hook_gives_nothing_of_others", the_old_hook_gives_nothing_of_others)
+        .only(is_one_of_each),
     case("cdi::this_host_is_described", this_host_is_described).only(is_runc),
     case("cdi::as_the_toolkit_describes_it", as_the_toolkit_describes_it)
         .only(is_runc)
@@ -69,6 +71,8 @@ fn descriptions_are_used_and_checked(lab: &Lab) {
         describe_with("/usr/bin/nvidia-gone", "vendor.json", "vendor.example/device", "/dev/null");
         let done = lab.run(&options, &["true"]).expect_error("E0314");
         assert!(done.stderr.contains("/usr/bin/nvidia-gone"), "{}", done.stderr);
+        assert!(done.stderr.contains("vendor's tool"), "it is not NVIDIA's: {}", done.stderr);
+        drop(lab.cofferdam(&["cdi", "check", "--cdi-spec-dir", &folder_text]).expect_error("E0314"));
     }
     std::fs::write(folder.join("vendor.json"), "{").unwrap();
     let done = lab.run(&options, &["true"]).expect_error("E0311");
@@ -105,6 +109,34 @@ fn hooks_have_an_environment_of_their_own(lab: &Lab) {
     let told = std::fs::read_to_string(told).unwrap();
     assert!(told.matches("PATH=/usr/local/sbin:").count() >= 3, "each of them ran: {told}");
     assert!(!told.contains("evil.so") && !told.contains("GIVEN"), "{told}");
+    lab.expect_clean();
+}
+
+/// A bundle that leaves it to the toolkit's old hook, which gives what the environment names, whoever has it.
+fn the_old_hook_gives_nothing_of_others(lab: &Lab) {
+    let place = Place::new(lab, 2);
+    let (bundle, ran) = (lab.path().join("bundle"), lab.path().join("ran"));
+    std::fs::create_dir(&bundle).unwrap();
+    let hook = lab.path().join("nvidia-container-runtime-hook");
+    std::fs::write(&hook, format!("#!/bin/sh\ntouch {}\n", ran.display())).unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut spec = cofferdam_testkit::fixture::spec(&["true"]);
+    spec["root"]["path"] = json!(lab.rootfs);
+    spec["hooks"] = json!({ "prestart": [{ "path": hook, "args": ["hook", "prestart"] }] });
+    spec["process"]["env"] = json!(["PATH=/bin", "NVIDIA_VISIBLE_DEVICES=all"]);
+    std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+    let bundle = bundle.display().to_string();
+    let run = || {
+        let args = place.with(&["--network", "none", "--bundle", &bundle, "--name", "hooked"]);
+        lab.cofferdam(&[&["run"][..], &args].concat())
+    };
+    let holder = lab.run_detached(&place.with(&["--gpus", "device=1"]), &["sleep", "1000"]);
+    drop(run().expect_error("E0305"));
+    drop(lab.cofferdam(&["rm", "-f", &holder]).expect_code(0));
+    drop(run().expect_code(0));
+    assert_eq!(lab.inspect("hooked")["gpus"].as_array().map(Vec::len), Some(2));
+    assert!(!ran.exists(), "it would have given them again");
+    drop(lab.cofferdam(&["rm", "hooked"]).expect_code(0));
     lab.expect_clean();
 }
 

@@ -55,12 +55,12 @@ fn driver(lab: &Lab) -> String {
 }
 
 /// The options for a host with GPUs.
-struct Place {
+pub(crate) struct Place {
     options: Vec<String>,
 }
 
 impl Place {
-    fn new(lab: &Lab, gpus: u32) -> Self {
+    pub(crate) fn new(lab: &Lab, gpus: u32) -> Self {
         let driver = driver(lab);
         let host = GpuHost::new(&lab.path().join("gpus"), gpus, &driver);
         let mut options = host.options().to_vec();
@@ -72,7 +72,7 @@ impl Place {
         Self { options }
     }
 
-    fn with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
         self.options.iter().map(String::as_str).chain(more.iter().copied()).collect()
     }
 }

@@ -65,7 +65,7 @@ pub enum CdiError {
         source: io::Error,
     },
     /// A program that the runtime is to run for it is not on this host.
-    #[error("{origin} has {} run for {device}, and that is not there", .path.display())]
+    #[error("{origin} has {} run for {device}, and that is no program that is there", .path.display())]
     NoHook {
         /// Its qualified name.
         device: String,
@@ -112,6 +112,21 @@ fn list(there: &[String], problems: &[String]) -> String {
     text
 }
 
+impl CdiError {
+    /// What it says, with its reason.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+fn is_nvidias(device: &str) -> bool {
+    device.starts_with("nvidia.com/")
+}
+
 impl Diagnose for CdiError {
     fn code(&self) -> Code {
         match self {
@@ -128,7 +143,7 @@ impl Diagnose for CdiError {
     fn next_step(&self) -> Option<String> {
         Some(match self {
             Self::Unreadable { .. } | Self::Invalid { .. } | Self::Unusable { .. } => {
-                "mend the file, or make it anew by `cofferdam cdi generate`".into()
+                "mend the file, or make it anew: `cofferdam cdi generate` does it for NVIDIA's GPUs".into()
             }
             Self::Untrusted { path } => {
                 format!("give it to root alone: chown root {path} && chmod go-w {path}")
@@ -140,13 +155,20 @@ impl Diagnose for CdiError {
             Self::Conflict { one, .. } => {
                 format!("remove one of them, or move {one} to a directory of another precedence")
             }
-            Self::NoHook { origin, .. } => format!(
+            Self::NoHook { device, origin, .. } if is_nvidias(device) => format!(
                 "install nvidia-container-toolkit, whose program it is; or have cofferdam describe the GPUs, which needs \
                  none: `cofferdam cdi generate --own --output {origin}`"
             ),
-            Self::Stale { origin, .. } | Self::OtherDriver { origin, .. } => {
+            Self::Stale { device, origin, .. } | Self::OtherDriver { device, origin, .. }
+                if is_nvidias(device) =>
+            {
                 format!(
                     "the description is older than the driver: `cofferdam cdi generate --output {origin}`"
+                )
+            }
+            Self::NoHook { origin, .. } | Self::Stale { origin, .. } | Self::OtherDriver { origin, .. } => {
+                format!(
+                    "the description is older than what it describes: have its vendor's tool write {origin} anew"
                 )
             }
         })

@@ -24,7 +24,7 @@ use description::Description;
 pub use error::CdiError;
 pub use file::parse;
 
-use crate::gpu::{DeviceEdits, GPU_KIND};
+use crate::gpu::{DeviceEdits, DriverVersion, GPU_KIND};
 use crate::nvidia::{DriverRoot, Inventory, generate};
 
 /// Where files are looked for, the later ones first, as the specification says.
@@ -158,7 +158,7 @@ impl Registry {
             CdiError::Unresolved {
                 device: name.to_owned(),
                 there: same_kind.cloned().collect(),
-                problems: self.problems.iter().map(ToString::to_string).collect(),
+                problems: self.problems.iter().map(CdiError::in_full).collect(),
             }
         };
         let described = self.devices.get(name).ok_or_else(unresolved)?;
@@ -170,6 +170,21 @@ impl Registry {
                 other: rival.origin.clone(),
             }),
         }
+    }
+
+    /// What one device changes, if a runtime that runs its hooks can do all of it with this driver now.
+    ///
+    /// # Errors
+    /// [`CdiError`].
+    pub fn resolve_for(
+        &self,
+        name: &str,
+        driver: Option<&DriverVersion>,
+    ) -> Result<Vec<DeviceEdits>, CdiError> {
+        let edits = self.resolve(&[name.to_owned()])?;
+        check_hooks(&edits, |_| true)?;
+        driver.map_or(Ok(()), |driver| check_libraries(&edits, driver))?;
+        Ok(edits)
     }
 
     /// What devices change, in their order. What a file says for all of its devices comes with the first one.
@@ -230,21 +245,56 @@ fn check_paths(device: &str, origin: &str, edits: &ContainerEdits) -> Result<(),
     Ok(())
 }
 
-/// Checks that the programs are there that a runtime that runs hooks is to run for devices: it only says that it could not.
+/// Checks that the programs are there that a runtime is to run on the host for devices: it only says that it could not,
+/// or not even that. `is_run` says whether a hook is run at all.
 ///
 /// # Errors
 /// [`CdiError::NoHook`].
-pub(crate) fn check_hooks(devices: &[DeviceEdits]) -> Result<(), CdiError> {
+pub(crate) fn check_hooks(devices: &[DeviceEdits], is_run: impl Fn(&Value) -> bool) -> Result<(), CdiError> {
     for DeviceEdits { device, origin, changes } in devices {
-        let stages = changes["hooks"].as_object().into_iter().flat_map(|stages| stages.values());
-        let hooks = stages.flat_map(|hooks| hooks.as_array().into_iter().flatten());
-        let mut programs = hooks.filter_map(|hook| hook["path"].as_str().map(Path::new));
-        if let Some(path) = programs.find(|path| !path.is_file()) {
+        let stages = changes["hooks"].as_object().into_iter().flatten();
+        // Those of that stage are programs of the container.
+        let on_host = stages.filter(|(stage, _)| *stage != "startContainer");
+        let hooks = on_host.flat_map(|(_, hooks)| hooks.as_array().into_iter().flatten());
+        let mut programs =
+            hooks.filter(|hook| is_run(hook)).filter_map(|hook| hook["path"].as_str().map(Path::new));
+        if let Some(path) = programs.find(|path| !is_program(path)) {
             let (device, origin) = (device.clone(), origin.clone());
             return Err(CdiError::NoHook { device, origin, path: path.to_owned() });
         }
     }
     Ok(())
+}
+
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let about = std::fs::metadata(path);
+    path.is_absolute() && about.is_ok_and(|about| about.is_file() && about.permissions().mode() & 0o111 != 0)
+}
+
+/// Checks that libraries are of the host's driver: others do not work with it.
+///
+/// # Errors
+/// [`CdiError::OtherDriver`].
+pub(crate) fn check_libraries(devices: &[DeviceEdits], driver: &DriverVersion) -> Result<(), CdiError> {
+    for edit in devices {
+        for library in library_sources(&edit.changes) {
+            let version = library.split_once("/libcuda.so.").and_then(|(_, version)| version.parse().ok());
+            if version.is_some_and(|version: DriverVersion| version != *driver) {
+                let (device, origin) = (edit.device.clone(), edit.origin.clone());
+                return Err(CdiError::OtherDriver { device, origin, library, driver: driver.to_string() });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The libraries that a specification mounts, by their paths on the host.
+pub(crate) fn library_sources(spec: &Value) -> Vec<String> {
+    let mounts = spec["mounts"].as_array().into_iter().flatten();
+    let sources = mounts.filter_map(|mount| mount["source"].as_str());
+    let is_library = |path: &&str| path.rsplit('/').next().is_some_and(|name| name.contains(".so."));
+    sources.filter(is_library).map(str::to_owned).collect()
 }
 
 /// The edits, applied to a specification that has nothing else.

@@ -143,6 +143,42 @@ fn a_description_that_is_older_than_the_driver_is_refused() {
 }
 
 #[test]
+fn hooks_of_the_host_are_looked_at_and_those_of_the_container_are_not() {
+    let directory = Directory::new();
+    let of = |stage: &str, path: &str| {
+        let hook = format!("  hooks: [{{ hookName: {stage}, path: {path} }}]");
+        directory.put("nvidia.yaml", &format!("cdiVersion: 0.6.0\nkind: nvidia.com/gpu\ncontainerEdits:\n{hook}\ndevices: [{{ name: \"0\", containerEdits: {{ env: [A=1] }} }}]\n"));
+        let driver = "550.90.07".parse().unwrap();
+        Registry::read(&[directory.path()]).resolve_for("nvidia.com/gpu=0", Some(&driver))
+    };
+    drop(of("createContainer", "/bin/true").unwrap());
+    drop(of("startContainer", "/inside/only").unwrap());
+    for path in ["/gone", "/etc/passwd", "/etc", "true"] {
+        let error = of("createRuntime", path).unwrap_err();
+        assert!(error.to_string().contains("no program that is there"), "{path}: {error}");
+        assert!(error.next_step().unwrap().contains("--own"), "{error}");
+    }
+}
+
+#[test]
+fn what_is_checked_is_what_a_launch_needs() {
+    let directory = Directory::new();
+    let library = directory.path().join("libcuda.so.550.90.07");
+    std::fs::write(&library, "").unwrap();
+    directory.put(
+        "nvidia.yaml",
+        &TWO.replace("/bin/true", library.to_str().unwrap()).replace("/usr/bin/nvidia-cdi-hook", "/bin/true"),
+    );
+    let with = |driver: &str| {
+        let driver = driver.parse().unwrap();
+        Registry::read(&[directory.path()]).resolve_for("nvidia.com/gpu=0", Some(&driver)).map(drop)
+    };
+    with("550.90.07").unwrap();
+    let error = with("560.28.03").unwrap_err();
+    assert!(error.to_string().contains("560.28.03") && error.to_string().contains("550.90.07"), "{error}");
+}
+
+#[test]
 fn files_that_others_can_write_are_not_used() {
     let directory = Directory::new();
     let file = directory.put("nvidia.yaml", TWO);

@@ -1,9 +1,9 @@
 //! GPUs: whether those that are here can be given, under each runtime.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Check;
-use crate::cdi::Registry;
+use crate::cdi::{CdiError, Registry};
 use crate::engine::{Found, RuntimeProbe};
 use crate::error::Failure;
 use crate::gpu::{DriverVersion, Verdict, look_up};
@@ -24,7 +24,7 @@ pub(super) fn examine(
 ) -> Vec<Check> {
     let inventory = match root.inventory() {
         Ok(inventory) => inventory,
-        Err(_) if root.driver().is_none() => return vec![Check::good(SUBJECT, "no NVIDIA driver is loaded")],
+        Err(_) if !root.has_driver() => return vec![Check::good(SUBJECT, "no NVIDIA driver is loaded")],
         Err(error) => {
             let mend = "see whether `nvidia-smi` answers; restart the host if it hangs";
             return vec![Check::bad(SUBJECT, Failure::of(&error).to_string(), mend)];
@@ -49,8 +49,11 @@ fn nodes(root: &DriverRoot, inventory: &Inventory) -> Check {
     let subject = "GPU device nodes";
     let own = inventory.gpus.iter().map(|gpu| format!("/dev/nvidia{}", gpu.minor));
     let all: Vec<String> = NODES.map(str::to_owned).into_iter().chain(own).collect();
-    let missing: Vec<&str> =
-        all.iter().map(String::as_str).filter(|path| !root.join(path).exists()).collect();
+    let missing: Vec<&str> = all
+        .iter()
+        .map(String::as_str)
+        .filter(|path| !root.join(path).exists() && !Path::new(path).exists())
+        .collect();
     if missing.is_empty() {
         return Check::good(subject, format!("{} are there", all.len()));
     }
@@ -64,12 +67,13 @@ fn descriptions(root: &DriverRoot, directories: &[PathBuf], inventory: &Inventor
         Err(error) => return Check::bad(subject, error.to_string(), "please report it"),
     };
     let names: Vec<String> = registry.list().into_iter().map(|listed| listed.device).collect();
-    let unusable = names.iter().filter_map(|name| registry.resolve(std::slice::from_ref(name)).err());
+    let driver = Some(&inventory.driver);
+    let unusable = names.iter().filter_map(|name| registry.resolve_for(name, driver).err());
     let problems: Vec<String> = registry
         .problems
         .iter()
-        .map(ToString::to_string)
-        .chain(unusable.map(|error| error.to_string()))
+        .map(CdiError::in_full)
+        .chain(unusable.map(|error| error.in_full()))
         .collect();
     match problems.first() {
         Some(problem) => {

@@ -1,5 +1,6 @@
 //! Which GPUs a container gets: a pure function of the wish, of what there is, and of who has what.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -126,13 +127,19 @@ impl Diagnose for GpuError {
                  not name"
                     .into()
             }
-            Self::Node { .. } => "`nvidia-modprobe -u -c 0` makes the nodes; nvproxy opens them by these paths".into(),
+            Self::Node { .. } => {
+                "`nvidia-modprobe -u -c 0` makes the nodes; gVisor's nvproxy opens them by these paths".into()
+            }
             Self::Part => "use --runtime runc for it, or a whole GPU".into(),
             Self::Contended => "try again".into(),
             Self::Taken { is_shared: true, .. } => {
                 "share them, too (--device nvidia.com/gpu=INDEX), or wait until these containers have ended".into()
             }
-            Self::Taken { .. } => "wait until one of these containers has ended (`cofferdam wait`)".into(),
+            Self::Taken { .. } => {
+                "wait until one of these containers has ended (`cofferdam wait`); `cofferdam ps --all` shows one that \
+                 has and could not be cleared away, which `cofferdam rm` does"
+                    .into()
+            }
         })
     }
 }
@@ -225,13 +232,17 @@ fn list(gpus: &[&Gpu]) -> String {
 }
 
 fn holders<'a>(leases: impl Iterator<Item = &'a Lease>, gpus: &[&Gpu]) -> String {
-    let texts = leases.map(|lease| {
-        let index =
-            gpus.iter().find(|gpu| gpu.bus == lease.gpu).map_or(String::new(), |gpu| gpu.index.to_string());
-        let id: String = lease.container.as_str().chars().take(crate::id::SHORT_ID_LENGTH).collect();
-        format!("{id} has {index}{}", if lease.exclusive { "" } else { " shared" })
-    });
-    texts.collect::<Vec<_>>().join(", ")
+    let mut by_container: BTreeMap<(String, bool), BTreeSet<u32>> = BTreeMap::new();
+    for lease in leases {
+        let id = lease.container.as_str().chars().take(crate::id::SHORT_ID_LENGTH).collect();
+        let index = gpus.iter().find(|gpu| gpu.bus == lease.gpu).map(|gpu| gpu.index);
+        by_container.entry((id, lease.exclusive)).or_default().extend(index);
+    }
+    let text = |((id, exclusive), indices): ((String, bool), BTreeSet<u32>)| {
+        let indices: Vec<String> = indices.iter().map(u32::to_string).collect();
+        format!("{id} has {}{}", indices.join("+"), if exclusive { "" } else { " shared" })
+    };
+    by_container.into_iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

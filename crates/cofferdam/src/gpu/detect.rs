@@ -148,7 +148,8 @@ fn annotations(spec: &Value) -> Vec<Finding> {
     let all = spec.pointer("/annotations").and_then(Value::as_object).into_iter().flatten();
     let mut findings = Vec::new();
     for (key, value) in all.filter(|(key, _)| key.starts_with(CDI_PREFIX)) {
-        let names = value.as_str().unwrap_or_default().split(',').filter(|name| is_nvidias(name));
+        let names =
+            value.as_str().unwrap_or_default().split(',').map(str::trim).filter(|name| is_nvidias(name));
         findings.extend(names.map(|name| Finding {
             sign: Sign::Cdi(name.to_owned()),
             place: format!("/annotations/{}", key.replace('~', "~0").replace('/', "~1")),

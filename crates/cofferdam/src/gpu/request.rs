@@ -144,6 +144,9 @@ pub fn parse_gpus(text: &str) -> Result<GpuWish, Refused> {
             Some(("count", count)) => put(parse_count(count).map_err(refused)?)?,
             Some(("driver", "nvidia" | "cdi")) => {}
             Some(("capabilities", list)) => capabilities = parse_capabilities(list).map_err(refused)?,
+            Some(("driver", name)) => {
+                return Err(refused(format!("driver={} is not known; there is driver=nvidia", quote(name))));
+            }
             Some((key, _)) => {
                 let why = "is not known; there are device=, count=, driver=nvidia and capabilities=";
                 return Err(refused(format!("{} {why}", quote(key))));

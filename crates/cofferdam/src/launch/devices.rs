@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{LaunchError, Launcher, Prepared};
-use crate::cdi::{CdiError, DEFAULT_DIRECTORIES, OWN, Registry, check_hooks};
+use crate::cdi::{
+    CdiError, DEFAULT_DIRECTORIES, OWN, Registry, check_hooks, check_libraries, library_sources,
+};
 use crate::elf::soname;
 use crate::gpu::{
-    DeviceEdits, DevicePlan, DriverVersion, GPU_KIND, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease,
-    Node, Sign, choose, detect, visible,
+    DevicePlan, GPU_KIND, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease, Node, Sign, choose, detect,
+    toolkit_program, visible,
 };
 use crate::nvidia::{DriverRoot, Inventory, make_char_links};
 use crate::request::{CgroupManager, Refused};
@@ -34,7 +36,7 @@ struct Wanted<'a> {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(plan: &'a DevicePlan, config: Option<&Value>, is_sandbox: bool) -> Self {
+    fn of(plan: &'a DevicePlan, config: Option<&Value>) -> Self {
         let mut devices = plan.devices.clone();
         let nodes = config.map(nodes_of).unwrap_or_default();
         if !nodes.iter().any(|node| matches!(node, Node::Gpu(_))) {
@@ -43,7 +45,8 @@ impl<'a> Wanted<'a> {
                 Sign::Cdi(device) => Some(device),
                 _ => None,
             }));
-            if devices.is_empty() && is_sandbox {
+            // What the old hook would give is given by us, where leases count; it has nothing left to do then.
+            if devices.is_empty() {
                 devices.extend(config.map(nvproxy::wanted_by_hook).unwrap_or_default());
             }
         }
@@ -67,7 +70,10 @@ impl<'a> Wanted<'a> {
         if let GpuRequest::Named(names) = &wish.request
             && let Some(part) = names.iter().find(|name| name.starts_with("MIG-") || name.contains(':'))
         {
-            return refused(format!("{part} is a part of a GPU: give it by --device {GPU_KIND}={part}"));
+            return refused(format!(
+                "{part} is no whole GPU, which are named by index or UUID; a part (MIG) is given by --device \
+                 {GPU_KIND}={part}"
+            ));
         }
         Ok(Some(wish))
     }
@@ -84,7 +90,7 @@ impl Launcher {
         config: Option<&Value>,
     ) -> Result<Granted, LaunchError> {
         let is_sandbox = self.runtime.is_sandbox();
-        let wanted = Wanted::of(plan, config, is_sandbox);
+        let wanted = Wanted::of(plan, config);
         if wanted.is_nothing() {
             return Ok(Granted::default());
         }
@@ -111,9 +117,9 @@ impl Launcher {
             let specs = granted.edits.iter().map(|edit| &edit.changes).chain(config);
             let named = |path: String| Some((path.clone(), soname(Path::new(&path))?));
             granted.sonames = specs.flat_map(library_sources).filter_map(named).collect();
-        } else {
-            check_hooks(&granted.edits)?;
         }
+        // Those of the toolkit are taken away for gVisor.
+        check_hooks(&granted.edits, |hook| !is_sandbox || toolkit_program(hook).is_none())?;
         granted.driver = inventory.ok().map(|inventory| inventory.driver);
         Ok(granted)
     }
@@ -153,13 +159,17 @@ impl Launcher {
         choose: impl Fn(&[Lease]) -> Result<Vec<Gpu>, GpuError>,
     ) -> Result<Vec<Gpu>, LaunchError> {
         let deadline = Instant::now() + CLEARING_LIMIT;
+        // Whether those that are about to come back are what is missing.
+        let would_do = |leases: &[Lease]| {
+            let is_ending = |lease: &&Lease| self.state.is_ending(lease, &self.host.boot_id, CLEARING_LIMIT);
+            let (ending, staying): (Vec<&Lease>, Vec<&Lease>) = leases.iter().partition(is_ending);
+            let staying: Vec<Lease> = staying.into_iter().cloned().collect();
+            !ending.is_empty() && choose(&staying).is_ok()
+        };
         loop {
             let leases = self.state.gpu_leases()?;
             match choose(&leases) {
-                Err(GpuError::Taken { .. })
-                    if Instant::now() < deadline
-                        && leases.iter().any(|lease| self.state.is_ending(lease, &self.host.boot_id)) =>
-                {
+                Err(GpuError::Taken { .. }) if Instant::now() < deadline && would_do(&leases) => {
                     std::thread::park_timeout(CLEARING_PAUSE);
                 }
                 chosen => return Ok(chosen?),
@@ -279,34 +289,12 @@ fn registry(
     warnings.extend(missing.map(|path| format!("--cdi-spec-dir: {} is no directory", path.display())));
     let directories = given.unwrap_or_else(|| DEFAULT_DIRECTORIES.map(PathBuf::from).to_vec());
     let (registry, _) = Registry::of_host(&directories, root, inventory)?;
-    warnings.extend(registry.problems.iter().map(|problem| format!("not used: {problem}")));
+    warnings.extend(registry.problems.iter().map(|problem| format!("not used: {}", problem.in_full())));
     Ok(registry)
-}
-
-/// Libraries of another driver than the host's do not work with it.
-fn check_libraries(edits: &[DeviceEdits], driver: &DriverVersion) -> Result<(), CdiError> {
-    for edit in edits {
-        for library in library_sources(&edit.changes) {
-            let version = library.split_once("/libcuda.so.").and_then(|(_, version)| version.parse().ok());
-            if version.is_some_and(|version: DriverVersion| version != *driver) {
-                let (device, origin) = (edit.device.clone(), edit.origin.clone());
-                return Err(CdiError::OtherDriver { device, origin, library, driver: driver.to_string() });
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The name by which a GPU is described: its UUID, which stays the same, or its index.
 fn name_of(gpu: &Gpu, registry: &Registry) -> String {
     let by_uuid = format!("{GPU_KIND}={}", gpu.uuid);
     if registry.has(&by_uuid) { by_uuid } else { format!("{GPU_KIND}={}", gpu.index) }
-}
-
-/// The libraries that a specification mounts, by their paths on the host.
-fn library_sources(spec: &Value) -> Vec<String> {
-    let mounts = spec["mounts"].as_array().into_iter().flatten();
-    let sources = mounts.filter_map(|mount| mount["source"].as_str());
-    let is_library = |path: &&str| path.rsplit('/').next().is_some_and(|name| name.contains(".so."));
-    sources.filter(is_library).map(str::to_owned).collect()
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::proc::is_known;
 use super::{DriverRoot, Inventory, LibraryDirectories};
 use crate::elf::{is_elf, soname};
-use crate::gpu::GPU_KIND;
+use crate::gpu::{GPU_KIND, parse_device};
 
 /// The version of the CDI specification that it is written in: one that every consumer reads.
 const CDI_VERSION: &str = "0.5.0";
@@ -60,7 +60,7 @@ pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
         inventory.gpus.iter().map(|gpu| node(&format!("/dev/nvidia{}", gpu.minor))).collect();
     for (gpu, own) in inventory.gpus.iter().zip(&own_nodes) {
         // Of one that was not used yet, the UUID is not known.
-        let uuid = Some(gpu.uuid.clone()).filter(|uuid| is_known(uuid));
+        let uuid = Some(gpu.uuid.clone()).filter(|uuid| is_known(uuid) && is_name(uuid));
         for name in [gpu.index.to_string()].into_iter().chain(uuid) {
             devices.push(json!({ "name": name, "containerEdits": { "deviceNodes": [own] } }));
         }
@@ -79,6 +79,11 @@ pub fn generate(root: &DriverRoot, inventory: &Inventory) -> Value {
         "devices": devices,
         "containerEdits": { "env": env, "deviceNodes": shared, "mounts": mounts },
     })
+}
+
+/// Whether it can be a name of CDI: a driver that says something else has one GPU less by its UUID, and not none at all.
+fn is_name(uuid: &str) -> bool {
+    parse_device(&format!("{GPU_KIND}={uuid}")).is_ok()
 }
 
 /// What is mounted, and the directories of the libraries in it.
@@ -147,6 +152,8 @@ fn libraries(directory: &Path, driver: &str) -> Vec<String> {
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.file_name().into_string().ok())
         .filter(|name| name.starts_with("lib") && name.ends_with(&suffix))
+        // A link that leads nowhere, or a pipe, is none.
+        .filter(|name| directory.join(name).is_file())
         .collect();
     names.sort();
     names

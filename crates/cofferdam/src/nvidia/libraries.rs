@@ -19,6 +19,8 @@ const DIRECTORIES: [&str; 8] = [
 ];
 /// What the linker has found beforehand (ldconfig(8)). An installer that uses another directory tells it.
 const LINKER_CACHE: &str = "/etc/ld.so.cache";
+/// More is no cache of a linker.
+const CACHE_LIMIT: u64 = 16 << 20;
 /// Libraries that a driver always has.
 const LANDMARKS: [&str; 2] = ["libcuda.so", "libnvidia-ml.so"];
 
@@ -59,15 +61,23 @@ impl LibraryDirectories {
 
 /// Where the linker finds libraries whose name begins with one of these; none where it has no cache, as without glibc.
 fn linker_directories(cache: &Path, names: &[&str]) -> Vec<String> {
-    let entries = std::fs::read(cache)
-        .ok()
-        .and_then(|data| parse_ld_cache(&data).ok())
+    let is_sound = std::fs::metadata(cache).is_ok_and(|about| about.is_file() && about.len() <= CACHE_LIMIT);
+    let entries = Some(cache)
+        .filter(|_| is_sound)
+        .and_then(|cache| std::fs::read(cache).ok())
+        .and_then(|data| parse_ld_cache(newer_part(&data)).ok())
         .and_then(|cache| cache.get_entries().ok())
         .unwrap_or_default();
     let wanted = entries.iter().filter(|entry| names.iter().any(|name| entry.library_name.starts_with(name)));
     wanted
         .filter_map(|entry| Some(Path::new(&entry.library_path).parent()?.to_string_lossy().into_owned()))
         .collect()
+}
+
+/// glibc before 2.32 wrote its cache behind one of the format before (`ldconfig -c compat`), which the crate does not read.
+fn newer_part(data: &[u8]) -> &[u8] {
+    const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
+    memchr::memmem::find(data, MAGIC).map_or(data, |start| &data[start..])
 }
 
 #[cfg(test)]
@@ -85,12 +95,15 @@ mod tests {
         std::fs::create_dir_all(own.parent().unwrap()).unwrap();
         std::fs::rename(host.root().join("usr/lib/x86_64-linux-gnu"), &own).unwrap();
         std::fs::write(host.root().join("etc/ld.so.conf"), "/opt/driver/lib\n").unwrap();
-        let ldconfig = new_command("/sbin/ldconfig").arg("-r").arg(host.root()).status().unwrap();
-        assert!(ldconfig.success());
-        // The stand-ins for libraries of the driver are copies of the C library, by whose SONAME the linker knows them.
-        let cache = host.root().join("etc/ld.so.cache");
-        assert_eq!(linker_directories(&cache, &["libc.so"]), ["/opt/driver/lib"]);
-        assert_eq!(linker_directories(&cache, &LANDMARKS), <[&str; 0]>::default());
+        for format in ["new", "compat"] {
+            let mut ldconfig = new_command("/sbin/ldconfig");
+            ldconfig.args(["-c", format, "-r"]).arg(host.root());
+            assert!(ldconfig.status().unwrap().success());
+            // The stand-ins for libraries of the driver are copies of the C library, by whose SONAME the linker knows them.
+            let cache = host.root().join("etc/ld.so.cache");
+            assert_eq!(linker_directories(&cache, &["libc.so"]), ["/opt/driver/lib"], "{format}");
+            assert_eq!(linker_directories(&cache, &LANDMARKS), <[&str; 0]>::default(), "{format}");
+        }
     }
 
     #[test]

@@ -68,6 +68,12 @@ impl DriverRoot {
         self.0 == Path::new("/")
     }
 
+    /// Whether there is something of a driver that says its version, whatever it says.
+    #[must_use]
+    pub(crate) fn has_driver(&self) -> bool {
+        self.join(proc::VERSION).exists()
+    }
+
     /// The kernel's driver; `None` where there is none.
     #[must_use]
     pub fn driver(&self) -> Option<DriverVersion> {
@@ -80,7 +86,9 @@ impl DriverRoot {
     /// [`GpuError::NoDriver`].
     pub fn inventory(&self) -> Result<Inventory, GpuError> {
         let driver = self.driver().ok_or_else(|| {
-            GpuError::NoDriver(format!("{} is not there", self.join(proc::VERSION).display()))
+            let file = self.join(proc::VERSION);
+            let why = if file.exists() { "says no version that is understood" } else { "is not there" };
+            GpuError::NoDriver(format!("{} {why}", file.display()))
         })?;
         let mut gpus = proc::gpus(self);
         if gpus.iter().any(|gpu| !proc::is_known(&gpu.uuid))

@@ -15,7 +15,7 @@ use super::{
     RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Surroundings, Target,
 };
 use crate::signal::Signal;
-use crate::spec::{PrepareError, SpecEditor};
+use crate::spec::{PrepareError, SpecEditor, hooks};
 
 /// runc, crun or youki.
 #[derive(Debug)]
@@ -65,9 +65,12 @@ impl Runtime for Runc {
 
     fn prepare(
         &self,
-        _editor: &mut SpecEditor,
+        editor: &mut SpecEditor,
         surroundings: &Surroundings<'_>,
     ) -> Result<RuntimeFlags, PrepareError> {
+        if !surroundings.granted.gpus.is_empty() {
+            hooks::drop_old_kind(editor);
+        }
         let cgroups = &surroundings.host.cgroups;
         if self.flavor.refuses_hybrid && cgroups.has_controllers_on_both() {
             let mut lacks =

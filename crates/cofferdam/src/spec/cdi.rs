@@ -46,7 +46,7 @@ pub(super) fn warn_without_libraries(editor: &mut SpecEditor) {
     if !editor.entries("/mounts").any(is_libcuda) {
         editor.warn(
             "the GPUs come without libcuda.so: programs find none of them. Was the driver installed without its \
-             libraries, or in another place (--nvidia-driver-root)? `cofferdam cdi check` says more",
+             libraries, or in another place (--nvidia-driver-root)? `cofferdam cdi generate --own` shows what is found",
         );
     }
 }

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::SpecEditor;
+use crate::gpu::toolkit_program;
 
 /// The stages whose hooks are programs of the host; those of `startContainer` are the container's.
 const HOST_STAGES: [&str; 5] = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
@@ -30,6 +31,20 @@ pub(super) fn guard(editor: &mut SpecEditor) {
     }
 }
 
+/// Takes the old kind's hook of the NVIDIA toolkit away from a container whose GPUs are given by CDI: it would give those of
+/// the environment besides, whoever has them.
+pub(crate) fn drop_old_kind(editor: &mut SpecEditor) {
+    const OLD_KIND: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-container-toolkit"];
+    for stage in HOST_STAGES {
+        editor.drop_entries(&format!("/hooks/{stage}"), |hook| {
+            let program = toolkit_program(hook).filter(|program| OLD_KIND.contains(program))?;
+            Some(format!(
+                "{program}: the GPUs are given by CDI, and it would give what NVIDIA_VISIBLE_DEVICES says"
+            ))
+        });
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -49,6 +64,19 @@ mod tests {
         assert_eq!([&hooks[0]["env"], &hooks[1]["env"], &hooks[2]["env"]], [&own, &json!(["X=1"]), &own]);
         assert_eq!(value["hooks"]["startContainer"], json!([{ "path": "/inside" }]));
         assert_eq!(edits.len(), 2);
+    }
+
+    #[test]
+    fn only_the_old_kind_is_taken_away() {
+        let hook = |path: &str| json!({ "path": path });
+        let (old, new, other) = (
+            hook("/usr/bin/nvidia-container-runtime-hook"),
+            hook("/usr/bin/nvidia-cdi-hook"),
+            hook("/bin/x"),
+        );
+        let mut editor = SpecEditor::new(json!({ "hooks": { "prestart": [old, new, other] } }));
+        drop_old_kind(&mut editor);
+        assert_eq!(editor.finish().0["hooks"]["prestart"], json!([new, other]));
     }
 
     #[test]

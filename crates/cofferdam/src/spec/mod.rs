@@ -11,7 +11,7 @@ pub(crate) mod check;
 mod default;
 pub(crate) mod devices;
 mod edit;
-mod hooks;
+pub(crate) mod hooks;
 mod host_limits;
 pub(crate) mod init;
 mod network;

@@ -6,6 +6,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::{Record, StateDir, StateError, lock};
 use crate::gpu::{Gpu, Lease};
@@ -47,12 +50,18 @@ impl StateDir {
         Ok(self.all_leases()?.into_iter().filter(|lease| self.is_good(lease)).collect())
     }
 
-    /// Whether a lease's container has ended, and is about to be written down as such or cleared away.
-    pub(crate) fn is_ending(&self, lease: &Lease, boot_id: &str) -> bool {
+    /// Whether a lease's container has ended, and is about to be written down as such or cleared away. One that ended longer
+    /// ago could not be cleared.
+    pub(crate) fn is_ending(&self, lease: &Lease, boot_id: &str, limit: Duration) -> bool {
         let container = self.container(&lease.container);
         let has_died = |record: Record| record.process.is_some() && !record.lives(boot_id);
-        matches!(container.read_report(), Ok(Some(_)))
-            || container.read_record().ok().flatten().is_some_and(has_died)
+        match container.read_report() {
+            Ok(Some(report)) => {
+                let ago = Timestamp::now().duration_since(report.ended);
+                Duration::try_from(ago).is_ok_and(|ago| ago < limit)
+            }
+            _ => container.read_record().ok().flatten().is_some_and(has_died),
+        }
     }
 
     /// Takes every GPU from a container.
