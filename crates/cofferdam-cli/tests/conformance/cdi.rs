@@ -126,14 +126,15 @@ fn the_old_hook_gives_nothing_of_others(lab: &Lab) {
     spec["process"]["env"] = json!(["PATH=/bin", "NVIDIA_VISIBLE_DEVICES=all"]);
     std::fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
     let bundle = bundle.display().to_string();
-    let run = || {
+    let run = |more: &[&str]| {
         let args = place.with(&["--network", "none", "--bundle", &bundle, "--name", "hooked"]);
-        lab.cofferdam(&[&["run"][..], &args].concat())
+        lab.cofferdam(&[&["run"][..], &args, more].concat())
     };
     let holder = lab.run_detached(&place.with(&["--gpus", "device=1"]), &["sleep", "1000"]);
-    drop(run().expect_error("E0305"));
+    drop(run(&[]).expect_error("E0305"));
     drop(lab.cofferdam(&["rm", "-f", &holder]).expect_code(0));
-    drop(run().expect_code(0));
+    drop(run(&["--gpus", "device=0", "--rm"]).expect_code(0));
+    drop(run(&[]).expect_code(0));
     assert_eq!(lab.inspect("hooked")["gpus"].as_array().map(Vec::len), Some(2));
     assert!(!ran.exists(), "it would have given them again");
     drop(lab.cofferdam(&["rm", "hooked"]).expect_code(0));

@@ -86,12 +86,16 @@ fn all_of_it_dies_at_once(lab: &Lab) {
 }
 
 fn who_waits_for_memory_is_told_of(lab: &Lab) {
-    // They never have all of the file that they read again and again: several, where the disk is fast.
-    let (_folder, volume) = large_file(48);
-    let script = "for i in 1 2 3 4 5 6 7 8; do while :; do cat /large/file > /dev/null; done & done; wait";
-    let options = ["-m", "32m", "--memory-warn", "31m", "--volume", &volume];
-    let id = lab.run_detached(&options, &["sh", "-c", script]);
-    eventually("it is told", || warnings(lab, &id).iter().any(|warning| warning["reason"] == "pressure"));
+    // What it uses stays far below the threshold, and is slowed down all the same, by somebody else's `memory.high`.
+    let script = "while :; do head -c 20000000 /dev/zero | tail -c 20000000 > /dev/null; done";
+    let id = lab.run_detached(&["-m", "64m", "--memory-warn", "60m"], &["sh", "-c", script]);
+    let high = file_of(lab, &id, "none", "memory.high").unwrap();
+    eventually("it is told", || {
+        // Again and again: it is the tripwire, too, which is laid anew each second.
+        std::fs::write(&high, "4m").unwrap();
+        !warnings(lab, &id).is_empty()
+    });
+    assert_eq!(warnings(lab, &id)[0]["reason"], "pressure", "{:?}", warnings(lab, &id));
     drop(lab.cofferdam(&["rm", "-f", &id]).expect_code(0));
     lab.expect_clean();
 }

@@ -46,7 +46,8 @@ impl<'a> Wanted<'a> {
                 _ => None,
             }));
             // What the old hook would give is given by us, where leases count; it has nothing left to do then.
-            if devices.is_empty() {
+            let names_a_gpu = |device: &String| device.starts_with(&format!("{GPU_KIND}="));
+            if plan.gpus.is_none() && !devices.iter().any(names_a_gpu) {
                 devices.extend(config.map(nvproxy::wanted_by_hook).unwrap_or_default());
             }
         }

@@ -25,7 +25,8 @@ const PROGRAMS: [&str; 5] = [
     "nvidia-persistenced",
 ];
 /// Where programs are. A script in an earlier one that calls the program in a later one is of no use in a container.
-const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/nvidia/bin"];
+const PROGRAM_DIRECTORIES: [&str; 5] =
+    ["/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/nvidia/bin", "/bin"];
 /// By which loaders of OpenGL and Vulkan find the driver, below one of the directories of such files.
 const LOADER_FILES: [&str; 6] = [
     "glvnd/egl_vendor.d/10_nvidia.json",
@@ -309,6 +310,22 @@ mod tests {
             std::fs::remove_file(host.devices().join(format!("nvidia{index}"))).unwrap();
         }
         assert_eq!(indices(root.within_reach().unwrap()), [0, 1, 2], "none has been made yet");
+    }
+
+    #[test]
+    fn a_root_of_libraries_alone_has_the_kernel_of_the_host() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = DriverRoot::new(directory.path());
+        let version = "/proc/driver/nvidia/version";
+        assert_eq!(root.in_proc(version), root.join(version), "there is nothing of a driver");
+        let libraries = directory.path().join("lib64");
+        std::fs::create_dir(&libraries).unwrap();
+        std::fs::write(libraries.join("libcuda.so.1"), "").unwrap();
+        assert_eq!(root.in_proc(version), Path::new(version));
+        std::fs::create_dir_all(directory.path().join("proc/driver/nvidia")).unwrap();
+        assert_eq!(root.in_proc(version), Path::new(version), "it is not mounted there");
+        std::fs::write(root.join(version), "").unwrap();
+        assert_eq!(root.in_proc(version), root.join(version));
     }
 
     #[test]

@@ -62,6 +62,14 @@ impl DriverRoot {
         self.0.join(path.trim_start_matches('/'))
     }
 
+    /// A path of the kernel's. A root that has a driver's libraries and no /proc of its own, as an operator of Kubernetes and
+    /// the nodes of Google have it, has the host's.
+    #[must_use]
+    pub(crate) fn in_proc(&self, path: &str) -> PathBuf {
+        let has_libraries = || LibraryDirectories::of(self).find("libcuda.so.1").is_some();
+        if !self.join(proc::VERSION).exists() && has_libraries() { path.into() } else { self.join(path) }
+    }
+
     /// Whether it is the host's own.
     #[must_use]
     pub fn is_host(&self) -> bool {
@@ -71,7 +79,7 @@ impl DriverRoot {
     /// Whether there is something of a driver that says its version, whatever it says.
     #[must_use]
     pub(crate) fn has_driver(&self) -> bool {
-        self.join(proc::VERSION).exists()
+        self.in_proc(proc::VERSION).exists()
     }
 
     /// The kernel's driver; `None` where there is none.
@@ -86,7 +94,7 @@ impl DriverRoot {
     /// [`GpuError::NoDriver`].
     pub fn inventory(&self) -> Result<Inventory, GpuError> {
         let driver = self.driver().ok_or_else(|| {
-            let file = self.join(proc::VERSION);
+            let file = self.in_proc(proc::VERSION);
             let why = if file.exists() { "says no version that is understood" } else { "is not there" };
             GpuError::NoDriver(format!("{} {why}", file.display()))
         })?;

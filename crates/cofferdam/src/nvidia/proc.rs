@@ -11,12 +11,12 @@ pub(super) const VERSION: &str = "/proc/driver/nvidia/version";
 const GPUS: &str = "/proc/driver/nvidia/gpus";
 
 pub(super) fn driver(root: &DriverRoot) -> Option<DriverVersion> {
-    parse_driver_version(&std::fs::read_to_string(root.join(VERSION)).ok()?)
+    parse_driver_version(&std::fs::read_to_string(root.in_proc(VERSION)).ok()?)
 }
 
 /// The GPUs that are not excluded, in the order of the bus, which is the order of `nvidia-smi`.
 pub(super) fn gpus(root: &DriverRoot) -> Vec<Gpu> {
-    let mut entries: Vec<_> = std::fs::read_dir(root.join(GPUS)).into_iter().flatten().flatten().collect();
+    let mut entries: Vec<_> = std::fs::read_dir(root.in_proc(GPUS)).into_iter().flatten().flatten().collect();
     entries.sort_by_key(std::fs::DirEntry::file_name);
     let texts =
         entries.iter().filter_map(|entry| std::fs::read_to_string(entry.path().join("information")).ok());
