@@ -366,7 +366,16 @@ const NESTED: &str = r#"
     name=$1; shift
     for mount in $(awk '/ - cgroup2? / { print $5 }' /proc/self/mountinfo); do
         mkdir -p $mount/$name
-        if [ ! -f $mount/cgroup.controllers ]; then
+        if [ -f $mount/cgroup.controllers ]; then
+            # systemd takes controllers away that no unit needs, but not those that are in use.
+            mkdir $mount/$name-hold
+            for controller in $(cat $mount/cgroup.controllers); do
+                for try in 1 2 3 4 5 6 7 8 9; do
+                    /bin/echo +$controller > $mount/cgroup.subtree_control || continue
+                    /bin/echo +$controller > $mount/$name-hold/cgroup.subtree_control && break
+                done || true
+            done 2>/dev/null
+        else
             for file in cpuset.cpus cpuset.mems; do
                 if [ -f $mount/$file ]; then cat $mount/$file > $mount/$name/$file; fi
             done
@@ -408,6 +417,8 @@ fn where_its_own_cgroup_is_the_topmost(lab: &Lab) {
     let done = finish(command).expect_code(137);
     assert!(done.stderr.contains("out of memory: limit 64.0 MiB"), "{}", done.stderr);
     drop(lab.cofferdam(&["rm", "n"]).expect_code(0));
+    // Only v2 has it, beside it.
+    let _ = std::fs::remove_dir(format!("/sys/fs/cgroup/{name}-hold"));
     for mount in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path()) {
         for nest in [mount.join(&name), mount.clone()].iter().filter(|path| path.ends_with(&name)) {
             // Only v2 has it.
