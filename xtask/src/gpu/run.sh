@@ -62,13 +62,16 @@ host() {
     fi
 }
 
-# Options for a container with the first GPU.
-with_gpu() { echo --gpus "device=$first"; [ "$1" != runsc ] || echo "${gvisor[@]}"; }
+# Sets `options` of the caller's to those for a container with the first GPU.
+with_gpu() { # RUNTIME
+    options=(--gpus "device=$first")
+    [ "$1" != runsc ] || options+=("${gvisor[@]}")
+}
 
 isolation() { # RUNTIME
     local runtime=$1 options seen nodes
     echo "== $runtime: one GPU is seen, and it is the one that was given"
-    mapfile -t options < <(with_gpu "$runtime" | tr ' ' '\n' | grep .)
+    with_gpu "$runtime"
     seen=$(launch "$runtime" "${options[@]}" -- /bin/probe list)
     echo "$seen"
     [ "$(echo "$seen" | wc -l)" = 1 ] && [[ $seen == "$first"* ]] || fail "$runtime sees other GPUs than $first"
@@ -120,7 +123,7 @@ refusals() {
 accounting() { # RUNTIME
     local runtime=$1 options holder said used busy round
     echo "== $runtime: what a container uses is counted"
-    mapfile -t options < <(with_gpu "$runtime" | tr ' ' '\n' | grep .)
+    with_gpu "$runtime"
     holder=$(cof run -d --runtime "$here/$runtime" --network none --rootfs "$rootfs" "${options[@]}" /bin/probe hold)
     for round in $(seq 40); do
         said=$(cof stats --format json "$holder")
@@ -150,7 +153,7 @@ toolkit() {
     diff <(paths "$work/cdi/nvidia.yaml") <(paths "$work/own.yaml")
     for runtime in runc runsc; do
         local options
-        mapfile -t options < <(with_gpu $runtime | tr ' ' '\n' | grep .)
+        with_gpu $runtime
         seen=$(launch $runtime --cdi-spec-dir "$work/cdi" "${options[@]}" -- /bin/probe list)
         [[ $seen == "$first"* ]] || fail "$runtime with nvidia-ctk's description sees '$seen'"
     done
@@ -161,7 +164,7 @@ paths() { grep -E '(containerPath|  path):' "$1" | awk '{ print $NF }' | sort -u
 # Whole directories of the host, for PyTorch; the driver comes from cofferdam.
 pytorch() { # RUNTIME
     local options
-    mapfile -t options < <(with_gpu "$1" | tr ' ' '\n' | grep .)
+    with_gpu "$1"
     for place in /usr /opt /root /etc; do options+=(-v "$place:$place:ro"); done
     mkdir -p "$work/whole"/{usr,opt,root,etc,tmp,dev,proc,sys,train}
     ln -sfn usr/bin "$work/whole/bin"; ln -sfn usr/lib "$work/whole/lib"; ln -sfn usr/lib64 "$work/whole/lib64"
@@ -178,7 +181,7 @@ speed() {
         [ ! $has_torch ] || python3 "$here/train.py" >>"$work/host.$round" || fail "PyTorch on the host"
         for runtime in runc runsc; do
             local options
-            mapfile -t options < <(with_gpu $runtime | tr ' ' '\n' | grep .)
+            with_gpu $runtime
             launch $runtime "${options[@]}" -- /bin/probe bench >"$work/$runtime.$round" || fail "the probe under $runtime"
             [ ! $has_torch ] || pytorch $runtime >>"$work/$runtime.$round" || fail "PyTorch under $runtime"
         done

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use cofferdam::cdi::{Listed, OWN, Registry};
+use cofferdam::cdi::{CdiError, Listed, OWN, Registry};
 use cofferdam::error::{Code, Failure};
 use cofferdam::nvidia::{describe_by_toolkit, find_toolkit, generate};
 use serde_json::Value;
@@ -32,7 +32,7 @@ fn registry(search: &DeviceSearchArgs) -> Result<Registry, CliError> {
 
 fn list(json: bool, search: &DeviceSearchArgs) -> Result<u8, CliError> {
     let registry = registry(search)?;
-    registry.problems.iter().for_each(warn);
+    registry.problems.iter().map(CdiError::in_full).for_each(warn);
     let devices = registry.list();
     if json {
         print_json(&devices)?;

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::error::{Code, Diagnose};
+use crate::gpu::is_gpu_device;
 
 /// A description, or a device, that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -123,10 +124,6 @@ impl CdiError {
     }
 }
 
-fn is_nvidias(device: &str) -> bool {
-    device.starts_with("nvidia.com/")
-}
-
 impl Diagnose for CdiError {
     fn code(&self) -> Code {
         match self {
@@ -155,12 +152,12 @@ impl Diagnose for CdiError {
             Self::Conflict { one, .. } => {
                 format!("remove one of them, or move {one} to a directory of another precedence")
             }
-            Self::NoHook { device, origin, .. } if is_nvidias(device) => format!(
+            Self::NoHook { device, origin, .. } if is_gpu_device(device) => format!(
                 "install nvidia-container-toolkit, whose program it is; or have cofferdam describe the GPUs, which needs \
                  none: `cofferdam cdi generate --own --output {origin}`"
             ),
             Self::Stale { device, origin, .. } | Self::OtherDriver { device, origin, .. }
-                if is_nvidias(device) =>
+                if is_gpu_device(device) =>
             {
                 format!(
                     "the description is older than the driver: `cofferdam cdi generate --output {origin}`"

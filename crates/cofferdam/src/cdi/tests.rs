@@ -146,8 +146,12 @@ fn a_description_that_is_older_than_the_driver_is_refused() {
 fn hooks_of_the_host_are_looked_at_and_those_of_the_container_are_not() {
     let directory = Directory::new();
     let of = |stage: &str, path: &str| {
-        let hook = format!("  hooks: [{{ hookName: {stage}, path: {path} }}]");
-        directory.put("nvidia.yaml", &format!("cdiVersion: 0.6.0\nkind: nvidia.com/gpu\ncontainerEdits:\n{hook}\ndevices: [{{ name: \"0\", containerEdits: {{ env: [A=1] }} }}]\n"));
+        let description = json!({
+            "cdiVersion": "0.6.0", "kind": GPU_KIND,
+            "devices": [{ "name": "0", "containerEdits": { "env": ["A=1"] } }],
+            "containerEdits": { "hooks": [{ "hookName": stage, "path": path }] },
+        });
+        directory.put("nvidia.json", &description.to_string());
         let driver = "550.90.07".parse().unwrap();
         Registry::read(&[directory.path()]).resolve_for("nvidia.com/gpu=0", Some(&driver))
     };

@@ -63,6 +63,12 @@ const HOOKS: [&str; 4] =
     ["nvidia-container-runtime-hook", "nvidia-container-toolkit", "nvidia-cdi-hook", "nvidia-ctk"];
 /// The kind of NVIDIA's GPUs in names of CDI.
 pub const GPU_KIND: &str = "nvidia.com/gpu";
+/// Whether a device's name of CDI is one of a GPU's, as `nvidia.com/gpu=0` is.
+#[must_use]
+pub fn is_gpu_device(device: &str) -> bool {
+    device.split_once('=').is_some_and(|(kind, _)| kind == GPU_KIND)
+}
+
 /// How an annotation's key begins that names devices of CDI.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
 /// Vendors of CDI kinds that are NVIDIA's: its own, and those of its toolkit's runtime and tools.

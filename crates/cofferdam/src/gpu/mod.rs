@@ -13,7 +13,7 @@ pub(crate) use choice::tests as choice_tests;
 pub use choice::{Gpu, GpuError, Lease, choose, visible};
 #[cfg(test)]
 pub(crate) use detect::tests as detect_tests;
-pub use detect::{Finding, GPU_KIND, Node, Sign, Visible, detect, toolkit_program};
+pub use detect::{Finding, GPU_KIND, Node, Sign, Visible, detect, is_gpu_device, toolkit_program};
 pub use driver::{DriverVersion, NotAVersion, Verdict, look_up, parse_driver_version, parse_supported};
 pub use granted::{DeviceEdits, Granted};
 pub use refusal::DriverRefused;

@@ -13,7 +13,7 @@ use crate::cdi::{
 use crate::elf::soname;
 use crate::gpu::{
     DevicePlan, GPU_KIND, Gpu, GpuError, GpuRequest, GpuWish, Granted, Lease, Node, Sign, choose, detect,
-    toolkit_program, visible,
+    is_gpu_device, toolkit_program, visible,
 };
 use crate::nvidia::{DriverRoot, Inventory, make_char_links};
 use crate::request::{CgroupManager, Refused};
@@ -46,8 +46,7 @@ impl<'a> Wanted<'a> {
                 _ => None,
             }));
             // What the old hook would give is given by us, where leases count; it has nothing left to do then.
-            let names_a_gpu = |device: &String| device.starts_with(&format!("{GPU_KIND}="));
-            if plan.gpus.is_none() && !devices.iter().any(names_a_gpu) {
+            if plan.gpus.is_none() && !devices.iter().any(|device| is_gpu_device(device)) {
                 devices.extend(config.map(nvproxy::wanted_by_hook).unwrap_or_default());
             }
         }
@@ -161,7 +160,7 @@ impl Launcher {
     ) -> Result<Vec<Gpu>, LaunchError> {
         let deadline = Instant::now() + CLEARING_LIMIT;
         // Whether those that are about to come back are what is missing.
-        let would_do = |leases: &[Lease]| {
+        let is_worth_waiting = |leases: &[Lease]| {
             let is_ending = |lease: &&Lease| self.state.is_ending(lease, &self.host.boot_id, CLEARING_LIMIT);
             let (ending, staying): (Vec<&Lease>, Vec<&Lease>) = leases.iter().partition(is_ending);
             let staying: Vec<Lease> = staying.into_iter().cloned().collect();
@@ -170,7 +169,7 @@ impl Launcher {
         loop {
             let leases = self.state.gpu_leases()?;
             match choose(&leases) {
-                Err(GpuError::Taken { .. }) if Instant::now() < deadline && would_do(&leases) => {
+                Err(GpuError::Taken { .. }) if Instant::now() < deadline && is_worth_waiting(&leases) => {
                     std::thread::park_timeout(CLEARING_PAUSE);
                 }
                 chosen => return Ok(chosen?),

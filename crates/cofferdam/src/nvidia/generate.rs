@@ -137,13 +137,12 @@ fn firmware(root: &DriverRoot, inventory: &Inventory) -> Option<(PathBuf, String
 
 /// A program of the driver's: where there are several of its name, the first that is one itself.
 fn find_driver_program(root: &DriverRoot, name: &str) -> Option<PathBuf> {
-    let places = PROGRAM_DIRECTORIES.iter();
-    let mut found: Vec<PathBuf> = places
+    let found: Vec<PathBuf> = PROGRAM_DIRECTORIES
+        .iter()
         .filter_map(|directory| root.join(&format!("{directory}/{name}")).canonicalize().ok())
         .filter(|path| path.is_file())
         .collect();
-    let position = found.iter().position(|path| is_elf(path)).unwrap_or(0);
-    (position < found.len()).then(|| found.swap_remove(position))
+    found.iter().find(|path| is_elf(path)).or_else(|| found.first()).cloned()
 }
 
 /// The names of the driver's libraries in a directory: those that end with its version.

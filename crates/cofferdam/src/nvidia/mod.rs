@@ -66,8 +66,9 @@ impl DriverRoot {
     /// the nodes of Google have it, has the host's.
     #[must_use]
     pub(crate) fn in_proc(&self, path: &str) -> PathBuf {
+        let is_own = self.is_host() || self.join(proc::VERSION).exists();
         let has_libraries = || LibraryDirectories::of(self).find("libcuda.so.1").is_some();
-        if !self.join(proc::VERSION).exists() && has_libraries() { path.into() } else { self.join(path) }
+        if !is_own && has_libraries() { path.into() } else { self.join(path) }
     }
 
     /// Whether it is the host's own.

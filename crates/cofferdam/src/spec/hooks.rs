@@ -1,4 +1,4 @@
-//! Hooks that run on the host must not have the container's environment.
+//! Hooks that run on the host: they must not have the container's environment, nor give what is somebody else's.
 //!
 //! The specification says that a hook's environment is the one that is written down for it. runc 1.1 gives a
 //! createContainer hook without one the container's own (measured): an image's `LD_PRELOAD` is then loaded by a program

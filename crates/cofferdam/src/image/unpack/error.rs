@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::entry::Entry;
+use super::entry::printable;
 
 /// A layer that is not unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -50,20 +50,20 @@ pub enum UnpackError {
         source: io::Error,
     },
     /// What happened to one entry.
-    #[error("`{name}`: {error}")]
+    #[error("the entry `{name}` is not unpacked")]
     Entry {
         /// Its name, shortened and made printable.
         name: String,
         /// What happened.
         #[source]
-        error: Box<UnpackError>,
+        why: Box<UnpackError>,
     },
 }
 
 impl UnpackError {
     /// Says to which entry it happened.
-    pub(super) fn of(self, entry: &Entry) -> Self {
-        Self::Entry { name: entry.path.printable(), error: Box::new(self) }
+    pub(super) fn of(self, name: &[u8]) -> Self {
+        Self::Entry { name: printable(name), why: Box::new(self) }
     }
 
     pub(super) fn damaged(what: impl Into<String>) -> Self {

@@ -58,8 +58,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The prefix of names that aufs keeps for itself.
 const OF_AUFS: &[u8] = b".wh..wh.";
 
-/// Unpacks a layer, a tar stream that is not compressed, into an empty directory. Blocks. The stream is read to its end, so
-/// that a digest can be made of it on the way.
+/// Unpacks a layer, a tar stream that is not compressed, into an empty directory. Blocks, and needs to be root: for owners,
+/// whiteouts and attributes. The stream is read to its end, so that a digest can be made of it on the way.
 ///
 /// # Errors
 /// [`UnpackError`]; what was unpacked so far lies in the directory.
@@ -84,7 +84,7 @@ pub fn unpack(
             done.devices_left_out += 1;
             continue;
         }
-        put(&mut place, &entry, &mut records).map_err(|error| error.of(&entry))?;
+        put(&mut place, &entry, &mut records).map_err(|error| error.of(entry.path.bytes()))?;
     }
     place.finish()?;
     records.drain()?;

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 
 use super::UnpackError;
-use super::entry::{Entry, LayerPath};
+use super::entry::{Entry, LayerPath, printable};
 
 /// The extended attribute by which overlayfs hides what lower layers have in a directory.
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
@@ -29,6 +29,8 @@ const USER_ATTRIBUTES: &[u8] = b"user.";
 const PLAIN_DIRECTORY: RawMode = 0o755;
 /// The names of directories that are kept to set their times at the end, in bytes; more are left as they are.
 const TIMES_LIMIT: usize = 64 << 20;
+/// How much of a file is copied at once, in bytes.
+const BUFFER: usize = 128 << 10;
 /// How deep directories are removed: deeper than any path that can be named.
 const DEPTH_LIMIT: usize = 2100;
 
@@ -41,11 +43,13 @@ pub(super) struct Place<'a> {
     /// The times of directories, which are set when nothing is put into them any more.
     times: BTreeMap<Vec<u8>, (i64, u32)>,
     times_bytes: usize,
+    /// For the content of files: a layer may have a million small ones.
+    buffer: Vec<u8>,
 }
 
 impl<'a> Place<'a> {
-    pub(super) const fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, last: None, times: BTreeMap::new(), times_bytes: 0 }
+    pub(super) fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, last: None, times: BTreeMap::new(), times_bytes: 0, buffer: vec![0; BUFFER] }
     }
 
     /// Sets the times that were left to the end.
@@ -102,9 +106,22 @@ impl<'a> Place<'a> {
         let file =
             openat(&parent, name, flags, Mode::from_raw_mode(0o600)).map_err(UnpackError::place("made"))?;
         let mut file = File::from(file);
-        copy(content, &mut file)?;
+        self.copy(content, &mut file)?;
         describe(file.as_fd(), entry)?;
         set_times(parent.as_fd(), name, entry.modified)
+    }
+
+    fn copy(&mut self, content: &mut impl Read, file: &mut File) -> Result<(), UnpackError> {
+        loop {
+            let count = match content.read(&mut self.buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(UnpackError::Read(error)),
+            };
+            let written = io::Write::write_all(file, &self.buffer[..count]);
+            written.map_err(|source| UnpackError::Place { what: "written", source })?;
+        }
     }
 
     pub(super) fn symlink(&mut self, entry: &Entry, target: &[u8]) -> Result<(), UnpackError> {
@@ -115,7 +132,7 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn hardlink(&mut self, entry: &Entry, target: &LayerPath) -> Result<(), UnpackError> {
-        let no_target = || UnpackError::NoTarget(target.printable());
+        let no_target = || UnpackError::NoTarget(printable(target.bytes()));
         let target_name = target.name().ok_or_else(no_target)?;
         let holder = self.open_directory(target.parent()).map_err(|_| no_target())?;
         match kind_of(holder.as_fd(), target_name)? {
@@ -259,20 +276,6 @@ fn remove_below(parent: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<(),
         remove_below(directory.as_fd(), name, depth - 1)?;
     }
     unlinkat(parent, name, AtFlags::REMOVEDIR)
-}
-
-fn copy(content: &mut impl Read, file: &mut File) -> Result<(), UnpackError> {
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        let count = match content.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(UnpackError::Read(error)),
-        };
-        io::Write::write_all(file, &buffer[..count])
-            .map_err(|source| UnpackError::Place { what: "written", source })?;
-    }
 }
 
 /// Gives an open file or directory its owner, attributes and mode; the mode last, as a change of the owner takes

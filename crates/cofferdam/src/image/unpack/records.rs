@@ -49,7 +49,7 @@ impl<R: Read> Records<R> {
     pub(super) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         self.pass_over()?;
         let (mut extended, mut bytes) = (Extended::default(), 0);
-        for count in 0.. {
+        for count in 0..=EXTENDED_COUNT {
             let Some(header) = self.header()? else {
                 return if count == 0 {
                     Ok(None)
@@ -57,9 +57,6 @@ impl<R: Read> Records<R> {
                     Err(UnpackError::damaged("it ends before an entry"))
                 };
             };
-            if count > EXTENDED_COUNT {
-                return Err(UnpackError::damaged("too many extended headers before one entry"));
-            }
             let kind = header.entry_type();
             let is_extended = matches!(
                 kind,
@@ -86,7 +83,7 @@ impl<R: Read> Records<R> {
                 _ => extended.link = Some(until_nul(text)),
             }
         }
-        Ok(None)
+        Err(UnpackError::damaged("too many extended headers before one entry"))
     }
 
     /// The content of the entry that was read last.
@@ -181,7 +178,7 @@ impl<R: Read> Records<R> {
     fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, UnpackError> {
         let name = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let is_directory = name.ends_with(b"/");
-        let path = LayerPath::parse(&name).map_err(|error| named(&name, error))?;
+        let path = LayerPath::parse(&name).map_err(|error| error.of(&name))?;
         let link = || {
             extended
                 .link
@@ -194,13 +191,11 @@ impl<R: Read> Records<R> {
             EntryType::Regular | EntryType::Continuous => Kind::File,
             EntryType::Directory => Kind::Directory,
             EntryType::Symlink => Kind::Symlink(link()),
-            EntryType::Link => {
-                Kind::Hardlink(LayerPath::parse(&link()).map_err(|error| named(&name, error))?)
-            }
+            EntryType::Link => Kind::Hardlink(LayerPath::parse(&link()).map_err(|error| error.of(&name))?),
             EntryType::Fifo => Kind::Fifo,
             EntryType::Char | EntryType::Block => Kind::Device,
-            EntryType::GNUSparse => return Err(named(&name, UnpackError::Unsupported("sparse files"))),
-            _ => return Err(named(&name, UnpackError::Unsupported("an entry of an unknown kind"))),
+            EntryType::GNUSparse => return Err(UnpackError::Unsupported("sparse files").of(&name)),
+            _ => return Err(UnpackError::Unsupported("an entry of an unknown kind").of(&name)),
         };
         // Others have no content, whatever their size says.
         let size = match kind {
@@ -243,11 +238,6 @@ impl<R: Read> Read for Content<'_, R> {
 
 fn field<T>(value: io::Result<T>) -> Result<T, UnpackError> {
     value.map_err(|error| UnpackError::damaged(error.to_string()))
-}
-
-fn named(name: &[u8], error: UnpackError) -> UnpackError {
-    let printable: String = String::from_utf8_lossy(name).chars().take(100).collect();
-    UnpackError::Entry { name: printable.escape_debug().to_string(), error: Box::new(error) }
 }
 
 /// `u32::MAX` stands for no user.
