@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 
-use cofferdam::image::unpack::{UnpackLimits, unpack};
+use cofferdam_image::unpack::{UnpackLimits, unpack};
 use libfuzzer_sys::fuzz_target;
 
 const LIMITS: UnpackLimits = UnpackLimits { bytes: 1 << 20, entries: 100 };

@@ -23,7 +23,6 @@ pub mod gpu;
 pub mod health;
 pub mod host;
 pub mod id;
-pub mod image;
 mod keeper;
 pub mod launch;
 pub mod lifecycle;

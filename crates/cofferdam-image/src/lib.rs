@@ -1,0 +1,8 @@
+//! Images: from a registry, a directory or an archive to the layers of a root filesystem.
+//!
+//! Invariant: everything that comes from an image or a registry is hostile. It is bounded, its digests are checked on
+//! every byte, and none of it names a path outside of the store.
+//!
+//! - [`unpack`]: a layer becomes a directory for overlayfs.
+
+pub mod unpack;

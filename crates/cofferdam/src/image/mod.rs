@@ -1,3 +1,0 @@
-//! Images of containers.
-
-pub mod unpack;
