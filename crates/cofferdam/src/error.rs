@@ -136,6 +136,16 @@ codes! {
     HostNetwork = "E0402", Invalid;
     /// This runsc cannot use a network namespace on this kernel.
     SandboxNetwork = "E0403", Unsupported;
+    /// No network has this name.
+    NoSuchNetwork = "E0404", NotFound;
+    /// A plugin of CNI, or another program that networks need, is missing.
+    NetworkProgramMissing = "E0405", Unavailable;
+    /// A network could not be set up, checked or taken away.
+    NetworkFailed = "E0406", Unavailable;
+    /// A port of the host is taken.
+    PortTaken = "E0407", Conflict;
+    /// What a container may reach could not be enforced.
+    EgressFailed = "E0408", Unavailable;
     /// A limit was asked for that this host's cgroups cannot enforce.
     CgroupUnavailable = "E0411", Unavailable;
     /// The container is in a state in which this cannot be done.
@@ -164,6 +174,30 @@ codes! {
     RecordTooNew = "E0603", Unsupported;
     /// A file of a container could not be written.
     StateWrite = "E0604", Exhausted;
+    /// A reference to an image is not valid.
+    BadReference = "E0701", Invalid;
+    /// There is no such image, here or in the registry.
+    NoSuchImage = "E0702", NotFound;
+    /// The registry does not answer, or not as registries do.
+    RegistryFailed = "E0703", Unavailable;
+    /// The registry wants another login.
+    RegistryDenied = "E0704", Invalid;
+    /// An image is damaged, or not what its digest says, or harmful.
+    ImageInvalid = "E0705", Invalid;
+    /// An image is not made for this machine.
+    NoSuchPlatform = "E0706", Unsupported;
+    /// A container needs the image.
+    ImageInUse = "E0707", Conflict;
+    /// The store of images cannot be used.
+    ImageStore = "E0708", Unavailable;
+    /// A root filesystem could not be put together.
+    RootfsFailed = "E0709", Unavailable;
+    /// A file could not be copied into a container or out of it.
+    CopyFailed = "E0710", Invalid;
+    /// No volume has this name.
+    NoSuchVolume = "E0711", NotFound;
+    /// A container needs the volume.
+    VolumeInUse = "E0712", Conflict;
     /// Something failed that should not; please report it.
     Internal = "E0901", Internal;
 }

@@ -1,0 +1,125 @@
+//! Why something with an image cannot be done.
+
+use std::io;
+use std::path::PathBuf;
+
+use cofferdam::error::{Code, Diagnose};
+
+use crate::unpack::UnpackError;
+
+/// Something with an image that cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// A name of an image that cannot be one.
+    #[error("`{reference}` is no reference to an image: {why}")]
+    BadReference {
+        /// What was given.
+        reference: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An image that is not there.
+    #[error("there is no image {reference} {place}")]
+    NotFound {
+        /// Its name.
+        reference: String,
+        /// Where it was looked for: "in the store", "in registry.example".
+        place: String,
+    },
+    /// A registry that does not answer, or not as registries do.
+    #[error("{registry}: {what}")]
+    Registry {
+        /// Its host and port.
+        registry: String,
+        /// What was tried.
+        what: String,
+        /// Why that failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A registry that wants another login.
+    #[error("{registry} does not let this login at {what}")]
+    Denied {
+        /// Its host and port.
+        registry: String,
+        /// What was wanted of it.
+        what: String,
+        /// What it said.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// Content that is not what an image has.
+    #[error("{what} is not used: {why}")]
+    Invalid {
+        /// The blob, manifest or file.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A layer that is not unpacked.
+    #[error("the layer {digest} is not unpacked")]
+    Layer {
+        /// Its digest.
+        digest: String,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
+    /// An image that is not for this machine.
+    #[error("{reference} has nothing for {wanted}; it has {}", .offered.join(", "))]
+    NoPlatform {
+        /// Its name.
+        reference: String,
+        /// What is wanted, such as linux/amd64.
+        wanted: String,
+        /// What there is.
+        offered: Vec<String>,
+    },
+    /// An image that somebody needs.
+    #[error("{image} is not removed: {by}")]
+    InUse {
+        /// The image.
+        image: String,
+        /// Who needs it.
+        by: String,
+    },
+    /// A file or directory that cannot be used.
+    #[error("{} cannot be {what}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What was tried, as a participle.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Diagnose for ImageError {
+    fn code(&self) -> Code {
+        match self {
+            Self::BadReference { .. } => Code::BadReference,
+            Self::NotFound { .. } => Code::NoSuchImage,
+            Self::Registry { .. } => Code::RegistryFailed,
+            Self::Denied { .. } => Code::RegistryDenied,
+            Self::Invalid { .. } | Self::Layer { .. } => Code::ImageInvalid,
+            Self::NoPlatform { .. } => Code::NoSuchPlatform,
+            Self::InUse { .. } => Code::ImageInUse,
+            Self::File { .. } => Code::ImageStore,
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        Some(match self {
+            Self::BadReference { .. } => "write for example alpine:3.20, registry.example:5000/team/app:1, oci:DIR or docker-archive:FILE".into(),
+            Self::NotFound { .. } => "`cofferdam images` lists what is here; see whether the name and the tag are right".into(),
+            Self::Registry { .. } => "see whether the registry is reached from here; --log-level debug shows each request".into(),
+            Self::Denied { registry, .. } => format!("`cofferdam login {registry}`"),
+            Self::Invalid { .. } | Self::Layer { .. } => "do not run it; ask whoever built it, or pull it again".into(),
+            Self::NoPlatform { .. } => "ask for another with --platform, where this machine can run it".into(),
+            Self::InUse { .. } => "remove the containers first, or force it with -f".into(),
+            Self::File { .. } => "see whether the file system is full or read-only, and whether it belongs to you".into(),
+        })
+    }
+}
