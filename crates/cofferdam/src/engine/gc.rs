@@ -16,6 +16,7 @@ use crate::cgroup::CgroupPath;
 use crate::error::Failure;
 use crate::id::{ContainerId, ContainerName, ID_LENGTH};
 use crate::lifecycle::Status;
+use crate::rootfs::overlay;
 use crate::state::{ContainerDir, lock_is_free};
 
 /// How often containers are looked through before one is made.
@@ -55,6 +56,8 @@ pub enum LeftoverKind {
     Log,
     /// A report whose time is over.
     Report,
+    /// The root filesystem of a container of an image that is gone.
+    Rootfs,
 }
 
 impl LeftoverKind {
@@ -69,6 +72,7 @@ impl LeftoverKind {
             Self::Name => "name",
             Self::Log => "log",
             Self::Report => "report",
+            Self::Rootfs => "rootfs",
         }
     }
 }
@@ -86,6 +90,7 @@ impl Engine {
         self.collect_from_runtimes(only_show, &mut found).await;
         self.collect_names(only_show, &mut found);
         self.collect_logs(only_show, &mut found);
+        self.collect_rootfs(only_show, &mut found);
         let reports = if only_show { self.state.expired_reports() } else { self.state.sweep_reports() };
         let report =
             |path: PathBuf| leftover(LeftoverKind::Report, show(&path), "its time is over", !only_show);
@@ -175,6 +180,18 @@ impl Engine {
             let mut item = leftover(LeftoverKind::Name, name.clone(), why, false);
             if !only_show && let Ok(name) = name.parse::<ContainerName>() {
                 item.take(self.state.release_name(&name, &id).map_err(EngineError::from));
+            }
+            found.push(item);
+        }
+    }
+
+    fn collect_rootfs(&self, only_show: bool, found: &mut Vec<Leftover>) {
+        let rootfs_dir = self.rootfs_dir();
+        let is_known = |id: &ContainerId| self.state.container(id).path().exists();
+        for id in overlay::leftovers(&rootfs_dir, self.state.path(), is_known) {
+            let mut item = leftover(LeftoverKind::Rootfs, id.to_string(), "its container is gone", false);
+            if !only_show {
+                item.take(overlay::discard(&rootfs_dir, &id).map_err(|error| Failure::of(&error).into()));
             }
             found.push(item);
         }

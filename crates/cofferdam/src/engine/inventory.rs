@@ -16,6 +16,7 @@ use super::roots::{ForeignRoots, sandboxes};
 use super::{Engine, View};
 use crate::error::{Code, Failure};
 use crate::id::quote;
+use crate::request::Source;
 use crate::runtime::{
     self, DEFAULT_START_LIMIT, ListedContainer, LocateError, RuntimeConfig, RuntimeError, RuntimeKind, locate,
 };
@@ -256,7 +257,8 @@ fn row_of_ours(view: View) -> Row {
         exit: view.report.as_ref().map(|report| report.cause.word().to_owned()),
         exit_code: view.report.as_ref().map(|report| report.cause.shell_code()),
         bundle: match view.record.source {
-            crate::request::Source::Bundle { path } | crate::request::Source::Rootfs { path } => path,
+            Source::Bundle { path } | Source::Rootfs { path } => path,
+            Source::Image(_) => view.record.rootfs,
         },
         created: Some(view.record.created),
         ours: true,

@@ -21,7 +21,7 @@ mod stats;
 mod verbs;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -44,7 +44,7 @@ use crate::id::ContainerId;
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::{Status, WrongState};
 use crate::runtime::{self, Runtime, RuntimeConfig, RuntimeError};
-use crate::state::{ContainerDir, Record, StateDir, StateError, lock_is_free};
+use crate::state::{ContainerDir, DEFAULT_DATA_DIR, Record, StateDir, StateError, lock_is_free};
 
 /// The containers of one state directory.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ pub struct Engine {
     monitor: Option<Arc<MonitorProgram>>,
     /// The soft limit of descriptors that its monitors are to have; `None` for this process's own.
     descriptors: Option<u64>,
+    /// Where images, volumes and root filesystems are kept.
+    data_dir: PathBuf,
 }
 
 /// What is true of a container now.
@@ -200,7 +202,26 @@ impl Engine {
             host: Arc::new(HostFacts::probe()),
             monitor: None,
             descriptors: None,
+            data_dir: PathBuf::from(DEFAULT_DATA_DIR),
         })
+    }
+
+    /// The same, with another directory for what lasts.
+    #[must_use]
+    pub fn with_data_dir(self, path: &Path) -> Self {
+        Self { data_dir: path.to_owned(), ..self }
+    }
+
+    /// Where images, volumes and root filesystems are kept.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where the root filesystems are that containers of images have of their own.
+    #[must_use]
+    pub fn rootfs_dir(&self) -> PathBuf {
+        self.data_dir.join("rootfs")
     }
 
     /// The state directory.

@@ -11,11 +11,14 @@ use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::lifecycle::Verb;
+use crate::rootfs::overlay;
 use crate::runtime::{Clearing, DEFAULT_START_LIMIT, QUERY_LIMIT, RuntimeConfig, locate};
 use crate::signal::Signal;
 use crate::state::{ContainerDir, ContainerLock, ProcessId, StateError};
 use crate::supervise::control::{Request, ask};
-use crate::supervise::{Marks, OwnedTarget, Remains, clear_away, end_everything, remove_state_leftovers};
+use crate::supervise::{
+    Marks, OwnedTarget, Remains, clear_away, discard_rootfs, end_everything, remove_state_leftovers,
+};
 use crate::sys::PidFd;
 
 /// How long a container that was killed may take to be gone.
@@ -80,6 +83,7 @@ impl Engine {
             self.state.release_name(name, &view.container.id)?;
         }
         self.state.remove_sessions_of(&view.container.id);
+        discard_rootfs(&view.record).map_err(|error| Failure::of(&error))?;
         self.state.remove_container(&view.container)?;
         // There may have been no space for it before.
         if let Some(report) = &report {
@@ -188,6 +192,7 @@ impl Engine {
             tracing::warn!(%error, "a cgroup is left of a container whose record is damaged");
         }
         self.state.release_all_names(&container.id)?;
+        overlay::discard(&self.rootfs_dir(), &container.id).map_err(|error| Failure::of(&error))?;
         Ok(self.state.remove_container(container)?)
     }
 

@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::gpu::GpuError;
 use crate::network::NetworkError;
 use crate::request::Refused;
-use crate::rootfs::{CommandError, RootfsError, UserError};
+use crate::rootfs::{CommandError, OverlayError, RootfsError, UserError};
 use crate::runtime::{LocateError, RuntimeError};
 use crate::spec::{PrepareError, RateError};
 use crate::state::StateError;
@@ -34,6 +34,9 @@ pub enum LaunchError {
     /// The root filesystem cannot be used.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// The layers of the image cannot be put together.
+    #[error(transparent)]
+    Overlay(#[from] OverlayError),
     /// The user is unknown.
     #[error(transparent)]
     User(#[from] UserError),
@@ -92,6 +95,7 @@ impl LaunchError {
             Self::Runtime(error) => error,
             Self::Bundle(error) => error,
             Self::Rootfs(error) => error,
+            Self::Overlay(error) => error,
             Self::User(error) => error,
             Self::Prepare(error) => error,
             Self::Gpu(error) => error,

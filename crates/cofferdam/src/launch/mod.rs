@@ -20,7 +20,7 @@ mod error;
 mod source;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -42,9 +42,10 @@ use crate::lifecycle::Status;
 use crate::network::check_namespace;
 use crate::process::{Reaper, Seat};
 use crate::request::{
-    ContainerPlan, LaunchRequest, Limits, NetworkMode, Refused, RestartPolicy, Restarts, StdioFiles, validate,
+    ContainerPlan, LaunchRequest, Limits, NetworkMode, Refused, RestartPolicy, Restarts, Source, StdioFiles,
+    validate,
 };
-use crate::rootfs::{self, Rootfs};
+use crate::rootfs::{self, Rootfs, overlay};
 use crate::runtime::{self, Clearing, Runtime, RuntimeConfig};
 use crate::spec::{self, Ingredients, PreparedSpec};
 use crate::state::{
@@ -142,7 +143,7 @@ impl Launcher {
     }
 
     fn prepare_plan(&self, plan: ContainerPlan) -> Result<Prepared, LaunchError> {
-        let (bundle, rootfs) = open_source(&plan.source)?;
+        let (bundle, rootfs) = open_source(&plan.source, &plan.id)?;
         let user = plan.user.as_ref().map(|user| rootfs::resolve_user(&rootfs, user)).transpose()?;
         let init = plan.init.then(spec::init::find).transpose()?;
         let rates = spec::resolve_rates(&plan.resources.device_rates)?;
@@ -320,6 +321,7 @@ impl Launcher {
     /// Makes the container's folder, name, bundle and record; unmakes them if one fails.
     fn reserve(&self, prepared: Prepared) -> Result<(ContainerDir, ContainerLock, Record), LaunchError> {
         let id = prepared.plan.id.clone();
+        let rootfs_dir = prepared.plan.source.rootfs_dir().map(Path::to_owned);
         let (container, lock) = self.state.create_container(&id)?;
         let filled = self.take_gpus(prepared).and_then(|prepared| self.fill(&container, &prepared));
         match filled {
@@ -329,6 +331,11 @@ impl Launcher {
                     self.state.release_all_names(&id).and_then(|()| self.state.release_gpus(&id))
                 {
                     tracing::error!(error = %Failure::of(&left), "the name or a GPU is left");
+                }
+                if let Some(rootfs_dir) = &rootfs_dir
+                    && let Err(left) = overlay::discard(rootfs_dir, &id)
+                {
+                    tracing::error!(error = %Failure::of(&left), "the root filesystem is left");
                 }
                 if let Err(left) = self.state.remove_container(&container) {
                     tracing::error!(error = %Failure::of(&left), "the folder is left");
@@ -356,6 +363,10 @@ impl Launcher {
             None => self.find_name(&plan.id),
         };
         fault::reached("launch.name")?;
+        if let Source::Image(image) = &plan.source {
+            overlay::assemble(image, &plan.id, self.state.path())?;
+        }
+        fault::reached("launch.rootfs")?;
         bundle::write(&container.bundle(), spec)?;
         fault::reached("launch.bundle")?;
         make_private(&self.runtime.config().root)?;

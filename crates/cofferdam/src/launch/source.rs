@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::LaunchError;
 use crate::bundle;
+use crate::id::ContainerId;
 use crate::request::Source;
 use crate::rootfs::{Rootfs, RootfsError};
 use crate::state::StateError;
@@ -20,7 +21,10 @@ pub(super) fn make_private(root: &Path) -> Result<(), StateError> {
 
 type OpenedBundle = (PathBuf, serde_json::Value);
 
-pub(super) fn open_source(source: &Source) -> Result<(Option<OpenedBundle>, Rootfs), LaunchError> {
+pub(super) fn open_source(
+    source: &Source,
+    id: &ContainerId,
+) -> Result<(Option<OpenedBundle>, Rootfs), LaunchError> {
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     Ok(match source {
         Source::Bundle { path } => {
@@ -35,5 +39,6 @@ pub(super) fn open_source(source: &Source) -> Result<(Option<OpenedBundle>, Root
                 .map_err(|source| RootfsError::Unusable { path: path.clone(), source })?;
             (None, Rootfs::open(&resolved)?)
         }
+        Source::Image(image) => (None, Rootfs::of_image(image, id)?),
     })
 }

@@ -4,6 +4,7 @@
 //! later, by the steps that use them.
 
 mod health;
+mod image;
 mod limits;
 mod parse;
 mod resources;
@@ -11,12 +12,13 @@ mod restart;
 mod validate;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe};
+pub use image::{ImageDefaults, ImageUse};
 pub use limits::{CPU_PERIOD_US, LimitRequest, Limits, MEMORY_FLOOR_BYTES};
 pub(crate) use limits::{in_whole_pages, list_of, parse_memory};
 pub(crate) use parse::check_destination;
@@ -56,6 +58,19 @@ pub enum Source {
         /// The directory.
         path: PathBuf,
     },
+    /// The layers of an image, over which the container gets a directory of its own to write to.
+    Image(Box<ImageUse>),
+}
+
+impl Source {
+    /// Where root filesystems are that containers of it have of their own.
+    #[must_use]
+    pub fn rootfs_dir(&self) -> Option<&Path> {
+        match self {
+            Self::Image(image) => Some(&image.rootfs_dir),
+            Self::Bundle { .. } | Self::Rootfs { .. } => None,
+        }
+    }
 }
 
 /// What a caller asks for, as it was typed.
@@ -65,8 +80,11 @@ pub struct LaunchRequest {
     pub source: Source,
     /// A name for it.
     pub name: Option<String>,
-    /// The command and its arguments; for a bundle, empty means the bundle's own.
+    /// The command and its arguments; for a bundle, empty means the bundle's own. Of an image, they replace its `cmd`.
     pub args: Vec<String>,
+    /// Replaces the entrypoint of an image; an empty one takes it away.
+    #[serde(default)]
+    pub entrypoint: Option<String>,
     /// Environment entries `KEY=VALUE`; they replace entries of the same key.
     pub env: Vec<String>,
     /// Working directory inside the container.
@@ -157,6 +175,7 @@ impl LaunchRequest {
             source,
             name: None,
             args: vec![],
+            entrypoint: None,
             env: vec![],
             cwd: None,
             user: None,

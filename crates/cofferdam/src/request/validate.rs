@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::image::fill_in;
 use super::parse::parse_size;
 use super::{
     ARGUMENT_LIMIT_BYTES, CgroupManager, ContainerPlan, DEFAULT_GRACE, DEFAULT_KEEP_REPORT, HealthCheck,
@@ -19,6 +20,7 @@ use crate::spec::capability;
 /// # Errors
 /// [`Refused`] names the first field that cannot be right.
 pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
+    let request = fill_in(request)?;
     check_command(&request)?;
     for entry in &request.env {
         check_env_entry(entry)?;

@@ -4,6 +4,8 @@
 //! RESOLVE_IN_ROOT), nothing is opened that could block, and every read is bounded.
 
 mod command;
+pub(crate) mod overlay;
+mod removal;
 mod users;
 mod walk;
 
@@ -15,11 +17,14 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, opena
 
 pub use command::CommandError;
 pub(crate) use command::check_process;
+pub use overlay::OverlayError;
 pub use users::UserError;
 pub(crate) use users::{check_accounts, resolve_user};
 pub(crate) use walk::Found;
 
 use crate::error::{Code, Diagnose};
+use crate::id::ContainerId;
+use crate::request::ImageUse;
 
 /// The directory that becomes a container's `/`.
 #[derive(Debug)]
@@ -72,6 +77,14 @@ impl Rootfs {
             return Err(unusable(io::Error::new(io::ErrorKind::InvalidInput, "its path is not UTF-8")));
         }
         Ok(Self { directory, path })
+    }
+
+    /// The layers of an image, as the container that will be made of it sees them.
+    ///
+    /// # Errors
+    /// [`OverlayError`].
+    pub(crate) fn of_image(image: &ImageUse, id: &ContainerId) -> Result<Self, OverlayError> {
+        Ok(Self { directory: overlay::look(image)?, path: overlay::root_of(image, id) })
     }
 
     /// Its absolute path, without symbolic links.

@@ -59,6 +59,8 @@ pub const STATE_PATH_LIMIT: usize = 46;
 const ROOT_PATH_LIMIT: usize = STATE_PATH_LIMIT + 17;
 /// The state directory of root.
 pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
+/// Where images, volumes and root filesystems are kept: what outlasts a reboot.
+pub const DEFAULT_DATA_DIR: &str = "/var/lib/cofferdam";
 /// Where the logs of its containers are.
 pub const DEFAULT_LOG_DIR: &str = "/var/log/cofferdam";
 

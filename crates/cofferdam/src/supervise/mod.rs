@@ -51,7 +51,8 @@ pub(crate) use leftovers::{Marks, end_everything};
 pub(crate) use lost::{lost, lost_session};
 pub(crate) use peek::Journal;
 pub(crate) use remains::{
-    Remains, clear_away, complete, forget, release_gpus, remove_state_leftovers, runtime_words,
+    Remains, clear_away, complete, discard_rootfs, forget, release_gpus, remove_state_leftovers,
+    runtime_words,
 };
 pub(crate) use sink::SharedLog;
 pub use supervisor::Started;

@@ -17,6 +17,7 @@ use crate::fault;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
 use crate::process::Reaper;
+use crate::rootfs::{OverlayError, overlay};
 use crate::runtime::{Clearing, Runtime, RuntimeConfig, RuntimeError};
 use crate::state::{ContainerDir, ProcessId, Record, StateDir};
 
@@ -248,6 +249,11 @@ pub(crate) fn release_gpus(state: &StateDir, record: &Record) {
     }
 }
 
+/// Takes the root filesystem away that a container of an image has of its own.
+pub(crate) fn discard_rootfs(record: &Record) -> Result<(), OverlayError> {
+    record.source.rootfs_dir().map_or(Ok(()), |rootfs_dir| overlay::discard(rootfs_dir, &record.id))
+}
+
 /// Takes the folder and the name away: the container is forgotten. Its report is kept for a while, if there is one.
 pub(crate) fn forget(
     state: &StateDir,
@@ -268,6 +274,9 @@ pub(crate) fn forget(
         errors.push(Failure::of(&error));
     }
     state.remove_sessions_of(&container.id);
+    if let Err(error) = discard_rootfs(record) {
+        errors.push(Failure::of(&error));
+    }
     if let Err(error) = state.remove_container(container) {
         errors.push(Failure::of(&error));
     } else if !record.gpus.is_empty()
