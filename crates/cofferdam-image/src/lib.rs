@@ -3,10 +3,12 @@
 //! Invariant: everything that comes from an image or a registry is hostile. It is bounded, its digests are checked on
 //! every byte, and none of it names a path outside of the store.
 //!
+//! - [`reference`]: names of images.
 //! - [`source`]: where images come from.
 //! - [`unpack`]: a layer becomes a directory for overlayfs.
 
 pub mod error;
+pub mod reference;
 pub mod source;
 pub mod unpack;
 
