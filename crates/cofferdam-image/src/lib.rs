@@ -5,11 +5,16 @@
 //!
 //! - [`reference`]: names of images.
 //! - [`source`]: where images come from.
+//! - [`pack`]: a directory of overlayfs becomes a layer, and a root filesystem an archive.
+//! - [`copy`]: files come out of a container, and into it.
 //! - [`unpack`]: a layer becomes a directory for overlayfs.
 
+pub mod copy;
 pub mod error;
 pub mod reference;
+pub mod pack;
 pub mod source;
 pub mod unpack;
 
+pub use copy::CopyError;
 pub use error::ImageError;

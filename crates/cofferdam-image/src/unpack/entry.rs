@@ -3,18 +3,18 @@
 use super::UnpackError;
 
 /// The longest path, and the longest part of one, that Linux takes.
-const PATH_MAX: usize = 4095;
+pub(crate) const PATH_MAX: usize = 4095;
 const NAME_MAX: usize = 255;
 /// More of a name is not printed.
 const PRINTED: usize = 100;
 
 /// A path below the root of a layer: no part of it is empty, `.` or `..`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub(super) struct LayerPath(Vec<u8>);
+pub(crate) struct LayerPath(Vec<u8>);
 
 impl LayerPath {
     /// Reads a name of a layer. `/` at its beginning and end, and `.`, count for nothing, as for every tool; `..` is refused.
-    pub(super) fn parse(name: &[u8]) -> Result<Self, UnpackError> {
+    pub(crate) fn parse(name: &[u8]) -> Result<Self, UnpackError> {
         if name.contains(&0) {
             return Err(UnpackError::BadName("it has a NUL in it"));
         }
@@ -34,32 +34,32 @@ impl LayerPath {
     }
 
     /// Its bytes, without a `/` at either end; empty for the root.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// The directory that it is in; empty for the root.
-    pub(super) fn parent(&self) -> &[u8] {
+    pub(crate) fn parent(&self) -> &[u8] {
         let end = self.0.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         &self.0[..end]
     }
 
     /// Its last part; `None` for the root.
-    pub(super) fn name(&self) -> Option<&[u8]> {
+    pub(crate) fn name(&self) -> Option<&[u8]> {
         let start = self.0.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         Some(&self.0[start..]).filter(|name| !name.is_empty())
     }
 }
 
 /// A name for messages: short, and harmless on a terminal.
-pub(super) fn printable(name: &[u8]) -> String {
+pub(crate) fn printable(name: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(name).chars().take(PRINTED).collect();
     text.escape_debug().to_string()
 }
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A regular file, whose content comes next.
     File,
     /// A directory.
@@ -70,25 +70,25 @@ pub(super) enum Kind {
     Hardlink(LayerPath),
     /// A named pipe.
     Fifo,
-    /// A device node.
-    Device,
+    /// A device node, with its numbers.
+    Device { is_block: bool, major: u32, minor: u32 },
 }
 
 /// One entry of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) path: LayerPath,
-    pub(super) kind: Kind,
+pub(crate) struct Entry {
+    pub(crate) path: LayerPath,
+    pub(crate) kind: Kind,
     /// The permissions, with set-user-ID and the like.
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     /// Seconds and nanoseconds since 1970.
-    pub(super) modified: (i64, u32),
+    pub(crate) modified: (i64, u32),
     /// The bytes of content that follow.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Extended attributes: names with their values.
-    pub(super) attributes: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) attributes: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 #[cfg(test)]

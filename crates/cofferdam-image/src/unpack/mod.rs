@@ -6,11 +6,11 @@
 //! A layer becomes a directory for overlayfs, in which what it removes from lower layers is a whiteout, as overlayfs has
 //! them (`Documentation/filesystems/overlayfs.rst`; the names in a layer are those of the image specification).
 
-mod entry;
+pub(crate) mod entry;
 mod error;
 mod pax;
 mod place;
-mod records;
+pub(crate) mod records;
 #[cfg(test)]
 mod tests;
 
@@ -52,9 +52,9 @@ pub struct Unpacked {
 }
 
 /// The prefix of names that remove what a lower layer has.
-const WHITEOUT: &[u8] = b".wh.";
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 /// The name that removes all that lower layers have in its directory.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(crate) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The prefix of names that aufs keeps for itself.
 const OF_AUFS: &[u8] = b".wh..wh.";
 
@@ -80,7 +80,7 @@ pub fn unpack(
         if done.bytes > limits.bytes {
             return Err(UnpackError::TooLarge { limit: limits.bytes });
         }
-        if entry.kind == Kind::Device {
+        if matches!(entry.kind, Kind::Device { .. }) {
             done.devices_left_out += 1;
             continue;
         }
@@ -129,6 +129,6 @@ fn put<R: Read>(place: &mut Place<'_>, entry: &Entry, records: &mut Records<R>) 
         Kind::Symlink(target) => place.symlink(entry, target),
         Kind::Hardlink(target) => place.hardlink(entry, target),
         Kind::Fifo => place.fifo(entry),
-        Kind::Device => Ok(()),
+        Kind::Device { .. } => Ok(()),
     }
 }

@@ -22,7 +22,7 @@ const TRAILER_LIMIT: u64 = 1 << 20;
 
 /// The entries of a tar stream, one after the other.
 #[derive(Debug)]
-pub(super) struct Records<R> {
+pub(crate) struct Records<R> {
     reader: R,
     /// Content of the last entry that was not read yet, and what fills its last block.
     content: u64,
@@ -34,7 +34,7 @@ pub(super) struct Records<R> {
 }
 
 impl<R: Read> Records<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(crate) fn new(reader: R) -> Self {
         Self {
             reader,
             content: 0,
@@ -46,7 +46,7 @@ impl<R: Read> Records<R> {
     }
 
     /// The next entry; `None` at the end. What is left of the content of the last one is passed over.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>, UnpackError> {
         self.pass_over()?;
         let (mut extended, mut bytes) = (Extended::default(), 0);
         for count in 0..=EXTENDED_COUNT {
@@ -87,12 +87,12 @@ impl<R: Read> Records<R> {
     }
 
     /// The content of the entry that was read last.
-    pub(super) fn content(&mut self) -> Content<'_, R> {
+    pub(crate) fn content(&mut self) -> Content<'_, R> {
         Content(self)
     }
 
     /// Reads what comes after the end.
-    pub(super) fn drain(&mut self) -> Result<(), UnpackError> {
+    pub(crate) fn drain(&mut self) -> Result<(), UnpackError> {
         let mut rest = (&mut self.reader).take(TRAILER_LIMIT + 1);
         let count = io::copy(&mut rest, &mut io::sink()).map_err(UnpackError::Read)?;
         if count > TRAILER_LIMIT {
@@ -193,7 +193,11 @@ impl<R: Read> Records<R> {
             EntryType::Symlink => Kind::Symlink(link()),
             EntryType::Link => Kind::Hardlink(LayerPath::parse(&link()).map_err(|error| error.of(&name))?),
             EntryType::Fifo => Kind::Fifo,
-            EntryType::Char | EntryType::Block => Kind::Device,
+            EntryType::Char | EntryType::Block => Kind::Device {
+                is_block: header.entry_type() == EntryType::Block,
+                major: header.device_major().ok().flatten().unwrap_or_default(),
+                minor: header.device_minor().ok().flatten().unwrap_or_default(),
+            },
             EntryType::GNUSparse => return Err(UnpackError::Unsupported("sparse files").of(&name)),
             _ => return Err(UnpackError::Unsupported("an entry of an unknown kind").of(&name)),
         };
@@ -219,7 +223,7 @@ impl<R: Read> Records<R> {
 
 /// The content of one entry.
 #[derive(Debug)]
-pub(super) struct Content<'a, R>(&'a mut Records<R>);
+pub(crate) struct Content<'a, R>(&'a mut Records<R>);
 
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
