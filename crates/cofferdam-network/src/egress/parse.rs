@@ -2,7 +2,7 @@
 //!
 //! Invariant: pure; what is not understood is refused, with the entry, the part of it, and what to write instead.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -262,6 +262,8 @@ fn name(text: &str) -> Result<Name, Wrong> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;
