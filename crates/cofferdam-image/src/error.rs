@@ -1,7 +1,7 @@
 //! Why something with an image cannot be done.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cofferdam::error::{Code, Diagnose};
 
@@ -65,6 +65,15 @@ pub enum ImageError {
         #[source]
         source: UnpackError,
     },
+    /// A blob that cannot be read to its end where it is.
+    #[error("the blob {digest} cannot be read to its end")]
+    Transfer {
+        /// Its digest.
+        digest: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// An image that is not for this machine.
     #[error("{reference} has nothing for {wanted}; it has {}", .offered.join(", "))]
     NoPlatform {
@@ -96,12 +105,24 @@ pub enum ImageError {
     },
 }
 
+impl ImageError {
+    pub(crate) fn invalid(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Self::Invalid { what: what.to_string(), why: why.to_string() }
+    }
+
+    /// For `map_err`: what could not be done with a file.
+    pub(crate) fn file(path: &Path, what: &'static str) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::File { path: path.clone(), what, source }
+    }
+}
+
 impl Diagnose for ImageError {
     fn code(&self) -> Code {
         match self {
             Self::BadReference { .. } => Code::BadReference,
             Self::NotFound { .. } => Code::NoSuchImage,
-            Self::Registry { .. } => Code::RegistryFailed,
+            Self::Registry { .. } | Self::Transfer { .. } => Code::RegistryFailed,
             Self::Denied { .. } => Code::RegistryDenied,
             Self::Invalid { .. } | Self::Layer { .. } => Code::ImageInvalid,
             Self::NoPlatform { .. } => Code::NoSuchPlatform,
@@ -114,7 +135,7 @@ impl Diagnose for ImageError {
         Some(match self {
             Self::BadReference { .. } => "write for example alpine:3.20, registry.example:5000/team/app:1, oci:DIR or docker-archive:FILE".into(),
             Self::NotFound { .. } => "`cofferdam images` lists what is here; see whether the name and the tag are right".into(),
-            Self::Registry { .. } => "see whether the registry is reached from here; --log-level debug shows each request".into(),
+            Self::Registry { .. } | Self::Transfer { .. } => "see whether the registry is reached from here; --log-level debug shows each request".into(),
             Self::Denied { registry, .. } => format!("`cofferdam login {registry}`"),
             Self::Invalid { .. } | Self::Layer { .. } => "do not run it; ask whoever built it, or pull it again".into(),
             Self::NoPlatform { .. } => "ask for another with --platform, where this machine can run it".into(),

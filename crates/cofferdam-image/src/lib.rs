@@ -13,8 +13,25 @@ pub mod copy;
 pub mod error;
 pub mod reference;
 pub mod pack;
+//! - [`local`]: images in directories and archives.
+//! - [`store`]: images that are here, and their layers.
+//! - [`platform`]: which variant of an image is for a machine.
+//! - [`progress`]: what whoever waits is told.
+//! - [`unpack`]: a layer becomes a directory for overlayfs.
+
+mod decompress;
+mod digest;
+pub mod error;
+pub mod local;
+mod manifest;
+mod media;
+pub mod platform;
+pub mod progress;
 pub mod source;
+pub mod store;
 pub mod unpack;
 
 pub use copy::CopyError;
 pub use error::ImageError;
+pub use platform::Platform;
+pub use store::{Image, Store};

@@ -1,0 +1,200 @@
+//! Files and directories of the store: written whole or not at all, and removed however deep they are.
+
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+/// How deep a tree is removed where it is: what lies deeper is moved up first, as each level holds a descriptor.
+const DEPTH_LIMIT: usize = 64;
+
+/// A name that no other process and no other call of this one has.
+pub(super) fn unique(what: &str) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    format!("{what}.{}.{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Makes a directory, and those above it, for its owner only; one that is there stays as it is.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Opens a regular file to be read; never waits for a FIFO, follows no link, and touches no device.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+    }
+}
+
+/// Reads a file that is no longer than the limit, in bytes.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Writes a file in the folder for what is under way, and gives it its name when it is on the disk, whole.
+pub(super) fn write_whole(partial: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = partial.join(unique("write"));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        // It may not have been made at all.
+        let _ = std::fs::remove_file(&temporary);
+        return written;
+    }
+    sync_folder_of(path)
+}
+
+/// Has the name of a file last as its content does.
+pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// Removes a file or a tree, however deep. What others remove meanwhile, or have removed, is no error.
+pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let folder = match File::open(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let mut doomed = vec![name.as_bytes().to_vec()];
+    while let Some(name) = doomed.pop() {
+        let mut removal = Removal { top: folder.as_fd(), moved: &mut doomed };
+        match removal.remove(folder.as_fd(), &name, DEPTH_LIMIT) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+struct Removal<'a> {
+    top: BorrowedFd<'a>,
+    /// Names in `top` of what was moved there.
+    moved: &'a mut Vec<Vec<u8>>,
+}
+
+impl Removal<'_> {
+    fn remove(&mut self, parent: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<(), Errno> {
+        match unlinkat(parent, name, AtFlags::empty()) {
+            Err(Errno::ISDIR) => {}
+            done => return done,
+        }
+        if depth == 0 {
+            let place = unique("deep");
+            renameat(parent, name, self.top, place.as_str())?;
+            self.moved.push(place.into_bytes());
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory: OwnedFd = openat(parent, name, flags, Mode::empty())?;
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let below = entry.file_name().to_bytes();
+            if matches!(below, b"." | b"..") {
+                continue;
+            }
+            let removed = if entry.file_type() == FileType::Directory {
+                self.remove(directory.as_fd(), below, depth - 1)
+            } else {
+                unlinkat(&directory, below, AtFlags::empty())
+            };
+            match removed {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => self.remove(directory.as_fd(), below, depth - 1)?,
+                Err(error) => return Err(error),
+            }
+        }
+        unlinkat(parent, name, AtFlags::REMOVEDIR)
+    }
+}
+
+/// The names in a directory; none where it is not there.
+pub(super) fn names(path: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| entry.map(|entry| entry.file_name())).collect(),
+    }
+}
+
+/// The bytes that a file, or all files of a tree, take of the disk.
+pub(super) fn size_of(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut sum = 0;
+    let mut to_see = vec![path.to_owned()];
+    while let Some(path) = to_see.pop() {
+        let Ok(about) = path.symlink_metadata() else { continue };
+        // A file with several names is counted with each of them in its part.
+        let links = if about.is_dir() { 1 } else { about.nlink().max(1) };
+        sum += about.blocks() * 512 / links;
+        if about.is_dir() {
+            to_see.extend(names(&path).unwrap_or_default().into_iter().map(|name| path.join(name)));
+        }
+    }
+    sum
+}
+
+/// Whether a name is one that [`unique`] made of `what`.
+pub(super) fn is_unique(name: &OsStr, what: &str) -> bool {
+    name.as_bytes().strip_prefix(what.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_descriptors_reach_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = place.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        let mut at = File::open(&tree).map(OwnedFd::from).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = openat(&at, "d", OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        }
+        remove_tree(&tree).unwrap();
+        assert_eq!(names(place.path()).unwrap().len(), 0);
+        remove_tree(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        write_whole(place.path(), &path, b"old").unwrap();
+        write_whole(Path::new("/nonexistent"), &path, b"new").unwrap_err();
+        assert_eq!(read_bounded(&path, 3).unwrap(), b"old");
+        assert_eq!(read_bounded(&path, 2).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        assert!(read_bounded(place.path(), 2).is_err());
+        let fifo = place.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(open_regular(&fifo).is_err(), "and nobody waits for it");
+    }
+}
