@@ -45,6 +45,8 @@ pub(crate) fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(1_000_000_000);
         builder.append_data(&mut header, name, *content).unwrap();
     }
