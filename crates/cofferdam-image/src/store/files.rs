@@ -1,6 +1,5 @@
 //! Files and directories of the store: written whole or not at all, and removed however deep they are.
 
-use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -158,11 +157,6 @@ pub(super) fn size_of(path: &Path) -> u64 {
         }
     }
     sum
-}
-
-/// Whether a name is one that [`unique`] made of `what`.
-pub(super) fn is_unique(name: &OsStr, what: &str) -> bool {
-    name.as_bytes().strip_prefix(what.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'.'))
 }
 
 #[cfg(test)]

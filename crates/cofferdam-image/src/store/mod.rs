@@ -22,6 +22,9 @@ mod image;
 mod index;
 mod ingest;
 mod lock;
+mod names;
+mod sweep;
+mod verify;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -30,6 +33,9 @@ use std::sync::Arc;
 use oci_spec::image::{Digest, DigestAlgorithm};
 
 pub use image::Image;
+pub use names::Removed;
+pub use sweep::{Freed, InUse, Prune, Users};
+pub use verify::{Broken, Verified};
 
 use crate::error::ImageError;
 use files::{make_directory, read_bounded, write_whole};
@@ -70,6 +76,8 @@ impl Store {
         for folder in [store.root().to_owned()].iter().chain(&folders) {
             make_directory(folder).map_err(ImageError::file(folder, "made"))?;
         }
+        // Whoever frees space takes what lies in `partial` for something that nobody writes any more.
+        let _hold = store.hold()?;
         let path = store.root().join("oci-layout");
         if path.exists() {
             let text = read_bounded(&path, 4096).map_err(ImageError::file(&path, "read"))?;

@@ -34,9 +34,11 @@ pub(crate) async fn an_image_comes_is_found_and_is_unpacked() {
         assert_eq!(image.manifest.as_ref(), manifest["digest"].as_str().unwrap());
         assert_eq!((image.names.as_slice(), image.layers.len()), ([name.clone()].as_slice(), 2));
         assert_eq!(image.created(), Some("2024-01-02T03:04:05Z"));
-        assert_eq!(source.count(), 3, "a configuration and two layers");
+        // Two layers, and the configuration, which is the same for all three.
+        let count = if pack == Pack::Plain { 3 } else { 2 };
+        assert_eq!(source.count(), count);
         acquire(&store, &source, &name).await.unwrap();
-        assert_eq!(source.count(), 3, "nothing is fetched twice");
+        assert_eq!(source.count(), count, "nothing is fetched twice");
 
         for name in [name.as_str(), image.manifest.as_ref()] {
             assert_eq!(store.find(name).unwrap().manifest, image.manifest, "{name}");

@@ -1,0 +1,140 @@
+//! Whether all of the store is whole.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::path::Path;
+
+use oci_spec::image::Digest;
+
+use super::files::{names, open_regular};
+use super::sweep::Needed;
+use super::{Store, blocking, extract, index, layer_name};
+use crate::digest::Hasher;
+use crate::error::ImageError;
+
+/// How much of a blob is read at once, in bytes.
+const BUFFER: usize = 1 << 20;
+
+/// What a look at everything has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Blobs that have their digest.
+    pub blobs: u64,
+    /// Unpacked layers.
+    pub layers: u64,
+    /// Blobs, layers and partial content that no image needs: no fault, and what [`Store::gc`] would free.
+    pub leftovers: u64,
+    /// What is not as it should be.
+    pub broken: Vec<Broken>,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// The blob, image or layer.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Store {
+    /// Reads every blob, and sees whether it has its digest, whether images have all their blobs, and whether the folders of
+    /// layers are what they should be. The content of unpacked layers is not looked at: nothing tells any more what it was.
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// [`ImageError::File`] where something cannot be read at all.
+    pub async fn verify(&self) -> Result<Verified, ImageError> {
+        let hold = self.hold_soon().await?;
+        let store = self.clone();
+        blocking(move || {
+            let _hold = hold;
+            store.verified()
+        })
+        .await
+    }
+
+    fn verified(&self) -> Result<Verified, ImageError> {
+        let mut verified = Verified::default();
+        let needed = self.needed()?;
+        let mut sound = HashSet::new();
+        for path in self.blob_files()? {
+            match check_blob(&path) {
+                Ok(()) => {
+                    verified.blobs += 1;
+                    verified.leftovers += u64::from(!needed.blobs.contains(&path));
+                    sound.insert(path);
+                }
+                Err(why) => verified.broken.push(Broken { what: path.display().to_string(), why }),
+            }
+        }
+        for path in needed.blobs.difference(&sound).filter(|path| !path.exists()) {
+            let why = "an image needs it, and it is not there".into();
+            verified.broken.push(Broken { what: path.display().to_string(), why });
+        }
+        self.verify_images(&mut verified)?;
+        self.verify_layers(&needed, &mut verified)?;
+        verified.leftovers +=
+            names(&self.partial()).map_err(ImageError::file(&self.partial(), "read"))?.len() as u64;
+        Ok(verified)
+    }
+
+    /// Whether manifests and configurations can be read, and belong together.
+    fn verify_images(&self, verified: &mut Verified) -> Result<(), ImageError> {
+        for descriptor in self.index()?.manifests() {
+            if let Err(error) = self.image_of(&[descriptor]) {
+                let name = index::record(descriptor).name.unwrap_or("an image without a name");
+                let what = format!("{name} ({})", descriptor.digest());
+                verified.broken.push(Broken { what, why: chain(&error) });
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_layers(&self, needed: &Needed, verified: &mut Verified) -> Result<(), ImageError> {
+        let layers = self.root().join("layers");
+        for name in names(&layers).map_err(ImageError::file(&layers, "read"))? {
+            let path = layers.join(&name);
+            let digest = extract::digest_of(&path).ok().and_then(|text| Digest::try_from(text).ok());
+            let is_its = digest.as_ref().and_then(|digest| layer_name(digest).ok()) == name.to_str();
+            if is_its && path.join("fs").is_dir() {
+                verified.layers += 1;
+                let is_needed = name.to_str().is_some_and(|name| needed.layers.contains(name));
+                verified.leftovers += u64::from(!is_needed);
+            } else {
+                let why = "it is not a layer with its digest beside it".into();
+                verified.broken.push(Broken { what: path.display().to_string(), why });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a blob has the digest that its path names.
+fn check_blob(path: &Path) -> Result<(), String> {
+    let digest = Store::digest_at(path).ok_or("its name is no digest")?;
+    let mut hasher = Hasher::of(&digest).map_err(|error| error.to_string())?;
+    let mut file = open_regular(path).map_err(|error| error.to_string())?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer).map_err(|error| error.to_string())? {
+            0 => break,
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+    hasher.check(&digest).map_err(|actual| format!("its content has the digest {actual}"))
+}
+
+/// An error with its causes, in a line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+impl Verified {
+    /// Whether nothing is broken.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.broken.is_empty()
+    }
+}
