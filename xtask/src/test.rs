@@ -7,7 +7,7 @@ use xshell::{Shell, cmd};
 use crate::{packages, runtimes, step, vm};
 
 /// Programs that the tests use, with Debian's packages of them.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 11] = [
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -17,6 +17,8 @@ const NEEDED: [(&str, &str); 9] = [
     ("faketime", "faketime"),
     ("tmux", "tmux"),
     ("journalctl", "systemd"),
+    ("/usr/lib/cni/bridge", "containernetworking-plugins"),
+    ("iptables", "iptables"),
 ];
 
 #[derive(Debug, Args)]

@@ -35,6 +35,8 @@ pub enum Need {
     CCompiler,
     /// NVIDIA's container toolkit, of the release that tests compare with.
     NvidiaToolkit,
+    /// Plugins of CNI, and iptables, which they call.
+    CniPlugins,
 }
 
 /// A need that CI's machine cannot meet.
@@ -83,6 +85,7 @@ impl Need {
             Self::Tmux => in_path("tmux"),
             Self::CCompiler => in_path("cc"),
             Self::NvidiaToolkit => crate::runtimes::nvidia_toolkit("nvidia-ctk").is_file(),
+            Self::CniPlugins => Path::new("/usr/lib/cni/bridge").is_file() && in_path("iptables"),
             Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
         }
     }
@@ -142,6 +145,7 @@ impl fmt::Display for Need {
             Self::Tmux => f.write_str("tmux"),
             Self::CCompiler => f.write_str("gcc"),
             Self::NvidiaToolkit => f.write_str("nvidia-container-toolkit"),
+            Self::CniPlugins => f.write_str("containernetworking-plugins and iptables"),
         }
     }
 }

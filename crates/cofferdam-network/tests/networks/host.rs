@@ -1,0 +1,175 @@
+//! A host for one trial: its own network, mounts and processes, all of which go with the trial.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cofferdam_network::bridge::BridgeOptions;
+use cofferdam_network::{AttachRequest, Networks, Places};
+
+use crate::programs::TokioPrograms;
+
+/// The variable that names the trial inside of its host.
+const TRIAL: &str = "COFFERDAM_NETWORK_TRIAL";
+/// How long something may take to become true.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn trial_inside() -> Option<String> {
+    std::env::var(TRIAL).ok()
+}
+
+/// Runs this binary again on a host of its own.
+pub(crate) fn run_inside(name: &str) {
+    let own = std::env::current_exe().unwrap();
+    let own = own.to_str().unwrap();
+    let words = [
+        "--net",
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        own,
+    ];
+    let output = command("unshare", &words).env(TRIAL, name).output().unwrap();
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+    print!("{}", text(&output.stdout));
+}
+
+/// Covers what plugins would write to on the machine.
+pub(crate) fn prepare() {
+    for (kind, target) in [("tmpfs", "/run"), ("tmpfs", "/var/lib"), ("sysfs", "/sys")] {
+        sh(&format!("mount -t {kind} {kind} {target}"));
+    }
+    sh("ip link set lo up");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test runs commands")]
+pub(crate) fn command(program: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+pub(crate) fn try_sh(script: &str) -> Output {
+    command("/bin/sh", &["-ec", script]).output().unwrap()
+}
+
+/// Runs a script that must succeed, and gives what it writes.
+#[track_caller]
+pub(crate) fn sh(script: &str) -> String {
+    let output = try_sh(script);
+    assert!(output.status.success(), "{script}: {}", text(&output.stderr));
+    text(&output.stdout).trim_end().to_owned()
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        cofferdam_testkit::lab::breathe();
+    }
+}
+
+pub(crate) fn places() -> Places {
+    Places { state: "/run/state".into(), ..Places::usual(PathBuf::new(), None) }
+}
+
+pub(crate) fn networks() -> Networks {
+    Networks::open(places(), BridgeOptions::default(), Arc::new(TokioPrograms)).unwrap()
+}
+
+pub(crate) fn request(network: &str) -> AttachRequest {
+    AttachRequest { network: network.into(), ..AttachRequest::default() }
+}
+
+/// Runs a future to its end, on several threads.
+pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// A web server in a namespace; answers with `body`.
+pub(crate) fn serve(namespace: &Path, body: &str) {
+    let root = format!("/run/www-{body}");
+    sh(&format!("mkdir -p {root} && echo {body} > {root}/index.html"));
+    let enter = format!("--net={}", namespace.display());
+    // It goes with the host's first process.
+    command("nsenter", &[&enter, "busybox", "httpd", "-f", "-p", "[::]:80", "-h", &root]).spawn().unwrap();
+}
+
+/// What a web server at `ADDRESS:PORT` answers, or `None`.
+pub(crate) fn get(address: &str) -> Option<String> {
+    let fetch = || -> std::io::Result<String> {
+        let address: SocketAddr = address.parse().map_err(std::io::Error::other)?;
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = fetch().ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.contains(" 200 ").then(|| body.trim().to_owned())
+}
+
+/// The same from inside of a namespace.
+pub(crate) fn get_from(namespace: &Path, address: &str) -> Option<String> {
+    let address = address.to_owned();
+    cofferdam_network::namespace::enter(namespace, move || Ok(get(&address))).unwrap()
+}
+
+/// All that a container can leave on a host: links, rules, leases, namespaces, mounts, records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Left(BTreeSet<String>);
+
+impl Left {
+    pub(crate) fn now() -> Self {
+        let mut all = BTreeSet::new();
+        let scripts = [
+            "ip -o link | cut -d: -f2 | cut -d@ -f1",
+            "for t in iptables ip6tables; do $t-save | grep -v '^#' | sed 's/\\[.*\\]//'; done",
+            "find /var/lib/cni /run/cofferdam /run/state -mindepth 1 ! -name '*lock' ! -name 'last_reserved*' 2>/dev/null || true",
+            "cut -d' ' -f5 /proc/self/mountinfo",
+        ];
+        for script in scripts {
+            all.extend(sh(script).lines().map(|line| line.trim().to_owned()));
+        }
+        Self(all)
+    }
+
+    pub(crate) fn more_than(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+
+    /// Waits until nothing more is there than before; the kernel takes links of a namespace away after it.
+    #[track_caller]
+    pub(crate) fn settle(before: &Self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let more = Self::now().more_than(before);
+            if more.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left: {more:#?}");
+            cofferdam_testkit::lab::breathe();
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Networks with the real plugins, each trial on a host of its own: network and mount namespaces that go with it.
+#![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
+
+mod attach;
+mod host;
+mod programs;
+
+use std::process::ExitCode;
+
+use cofferdam_testkit::needs::Need;
+use cofferdam_testkit::suite::{run, trial};
+
+/// A trial: its name, and what it does on its host.
+type Trial = (&'static str, fn());
+
+const TRIALS: &[&[Trial]] = &[attach::TRIALS];
+
+fn main() -> ExitCode {
+    let all = || TRIALS.iter().copied().flatten();
+    if let Some(name) = host::trial_inside() {
+        let (_, act) = all().find(|(known, _)| *known == name).expect("a trial with this name");
+        host::prepare();
+        act();
+        return ExitCode::SUCCESS;
+    }
+    let needs = [Need::Root, Need::Busybox, Need::IpCommand, Need::CniPlugins];
+    run(all().map(|(name, _)| trial(*name, &needs, move || host::run_inside(name))).collect())
+}
