@@ -2,6 +2,7 @@
 
 mod devices;
 mod limits;
+mod mounts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use jiff::{SignedDuration, Timestamp};
 
 pub(crate) use devices::{DeviceArgs, DeviceSearchArgs, DriverArgs};
 pub(crate) use limits::{LimitArgs, ResourceArgs};
+
+use mounts::MountArgs;
 
 use crate::context::Context;
 use crate::output::CliError;
@@ -55,9 +58,8 @@ pub(crate) struct LaunchArgs {
     /// Set a label
     #[arg(short, long, value_name = "KEY[=VALUE]", help_heading = "Container")]
     pub(crate) label: Vec<String>,
-    /// Bind a directory or file of the host into the container
-    #[arg(short, long, value_name = "SOURCE:DESTINATION[:ro]", help_heading = "Container")]
-    pub(crate) volume: Vec<String>,
+    #[command(flatten)]
+    pub(crate) mounts: MountArgs,
     /// none, host, or ns:PATH for a prepared network namespace [default: the bundle's, or none]
     #[arg(long, value_name = "NETWORK", help_heading = "Container")]
     pub(crate) network: Option<String>,
@@ -268,7 +270,7 @@ impl LaunchArgs {
         request.user.clone_from(&self.user);
         request.init = self.init;
         request.hostname.clone_from(&self.hostname);
-        request.mounts.clone_from(&self.volume);
+        self.mounts.fill(&mut request)?;
         request.shm_size.clone_from(&self.shm_size);
         request.limits = self.limits.request();
         request.resources = self.resources.request();
@@ -334,7 +336,7 @@ pub(crate) fn with_callers_value(entry: &str) -> Option<String> {
     Some(format!("{entry}={}", value.to_string_lossy()))
 }
 
-fn labels(texts: &[String]) -> BTreeMap<String, String> {
+pub(crate) fn labels(texts: &[String]) -> BTreeMap<String, String> {
     let split = |text: &String| match text.split_once('=') {
         Some((key, value)) => (key.to_owned(), value.to_owned()),
         None => (text.clone(), String::new()),

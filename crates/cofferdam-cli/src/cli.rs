@@ -4,6 +4,7 @@ mod cdi;
 mod exec;
 mod logs;
 mod looking;
+mod volume;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,6 +22,9 @@ pub(crate) use exec::{ExecArgs, SessionCommand};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
+
+use volume::VOLUME_EXAMPLES;
+pub(crate) use volume::VolumeCommand;
 
 use crate::args::{DeviceSearchArgs, DriverArgs, LaunchArgs, LimitArgs, duration, refuse};
 use crate::detach_keys::DetachKeys;
@@ -44,6 +48,9 @@ pub(crate) struct Global {
     /// Where containers are written down [default: /run/cofferdam]
     #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_STATE_DIR", hide_env_values = true)]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Where images, volumes and root filesystems are kept [default: /var/lib/cofferdam]
+    #[arg(long, global = true, value_name = "DIR", env = "COFFERDAM_DATA_DIR", hide_env_values = true)]
+    pub(crate) data_dir: Option<PathBuf>,
     /// What is logged to standard error: error, warn, info, debug, trace
     #[arg(long, global = true, value_name = "LEVEL", env = "COFFERDAM_LOG", default_value = "warn")]
     #[arg(hide_env_values = true)]
@@ -161,6 +168,12 @@ pub(crate) enum Command {
     Cdi {
         #[command(subcommand)]
         command: CdiCommand,
+    },
+    /// Directories with names that outlive containers: make, list, inspect, remove
+    #[command(after_help = VOLUME_EXAMPLES)]
+    Volume {
+        #[command(subcommand)]
+        command: VolumeCommand,
     },
     /// Check this host, and say how to mend what is wrong. Ends with 1 if a check fails
     Doctor {
@@ -391,6 +404,9 @@ pub(crate) struct RmArgs {
     /// End containers that run, and forget containers that are not there without complaint
     #[arg(short, long)]
     pub(crate) force: bool,
+    /// Remove their volumes that have no name, too
+    #[arg(short, long)]
+    pub(crate) volumes: bool,
     #[command(flatten)]
     pub(crate) containers: Containers,
 }

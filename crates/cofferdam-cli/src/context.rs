@@ -1,9 +1,13 @@
 //! What every command begins with: the state directory and its engine.
 
+use std::path::PathBuf;
+
 use cofferdam::engine::{Engine, MonitorProgram};
 use cofferdam::launch::LaunchError;
 use cofferdam::state::default_state_dir;
+use cofferdam::volume::DEFAULT_DATA_DIR;
 
+use crate::args::absolute;
 use crate::cli::Global;
 use crate::output::CliError;
 
@@ -21,6 +25,10 @@ impl Context {
         };
         let program = std::env::current_exe().map_err(|error| CliError::internal("own binary", &error))?;
         let monitor = MonitorProgram { program, args: vec!["monitor".into()] };
-        Ok(Self { engine: Engine::open(&path)?.with_monitor(monitor) })
+        let data_dir = match &global.data_dir {
+            Some(path) => absolute(path)?,
+            None => PathBuf::from(DEFAULT_DATA_DIR),
+        };
+        Ok(Self { engine: Engine::open(&path)?.with_data_dir(data_dir).with_monitor(monitor) })
     }
 }

@@ -47,6 +47,7 @@ fn check(files: &[&str], home: &Path) {
         .register_bin("cofferdam", trycmd::schema::Bin::Path(env!("CARGO_BIN_EXE_cofferdam").into()))
         .env("PATH", format!("{}:{path}", first.canonicalize().unwrap_or_default().display()))
         .env("COFFERDAM_STATE_DIR", home.join("s").to_string_lossy())
+        .env("COFFERDAM_DATA_DIR", home.join("d").to_string_lossy())
         .env("NO_COLOR", "1")
         .env("COLUMNS", "110");
     cases.run();

@@ -131,6 +131,12 @@ impl Lab {
         self.path().join("s")
     }
 
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.path().join("d")
+    }
+
     /// The runtime's binary.
     #[must_use]
     pub fn runtime(&self) -> &Path {
@@ -173,6 +179,7 @@ impl Lab {
             .args(args)
             .env("PATH", self.search_path())
             .env("COFFERDAM_STATE_DIR", self.state())
+            .env("COFFERDAM_DATA_DIR", self.data())
             .env("COFFERDAM_RUNTIME", &self.runtime)
             .env("COFFERDAM_CGROUP_MANAGER", if is_by_systemd() { "systemd" } else { "cgroupfs" })
             .env_remove("COFFERDAM_LOG")

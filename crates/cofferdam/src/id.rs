@@ -17,6 +17,8 @@ pub const ID_LENGTH: usize = 32;
 pub const SHORT_ID_LENGTH: usize = 12;
 /// The longest name: a DNS label, so that it can be a host name too.
 pub const NAME_LENGTH_LIMIT: usize = 63;
+/// The longest name of a volume: a file name (255 bytes), with room for what is put around it when it is removed.
+pub const VOLUME_NAME_LIMIT: usize = 200;
 
 /// The id of a container, the same for cofferdam and for the runtime.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -27,6 +29,11 @@ pub struct ContainerId(String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerName(String);
+
+/// The name of a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VolumeName(String);
 
 /// A text that is no id or name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +50,12 @@ pub enum InvalidId {
     /// It would hide the container whose id it is.
     #[error("{} cannot be a container's name: it has the form of an id", quote(.0))]
     NameLikeId(String),
+    /// Too short, too long, or with other characters.
+    #[error(
+        "{} is not a volume's name: use 2 to {VOLUME_NAME_LIMIT} of A-Z a-z 0-9 _ . - and begin with a letter or digit",
+        quote(.0)
+    )]
+    Volume(String),
 }
 
 impl Diagnose for InvalidId {
@@ -54,6 +67,7 @@ impl Diagnose for InvalidId {
         match self {
             Self::Id(_) => Some("`cofferdam ps --all --no-trunc` prints whole ids".into()),
             Self::Name(_) | Self::NameLikeId(_) => Some("leave --name out to have only an id".into()),
+            Self::Volume(_) => None,
         }
     }
 }
@@ -128,6 +142,36 @@ impl FromStr for ContainerName {
     }
 }
 
+impl VolumeName {
+    /// Makes the name of a volume that its user has given none: 64 hexadecimal digits, as docker's.
+    #[must_use]
+    pub fn generate() -> Self {
+        let half = || uuid::Uuid::new_v4().simple().to_string();
+        Self(half() + &half())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for VolumeName {
+    type Err = InvalidId;
+
+    /// docker's rule: two characters at least, so that it is not taken for a drive of another system.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let starts_well = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if starts_well && (2..=VOLUME_NAME_LIMIT).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId::Volume(text.to_owned()))
+        }
+    }
+}
+
 macro_rules! text_newtype {
     ($name:ident) => {
         impl fmt::Display for $name {
@@ -154,6 +198,7 @@ macro_rules! text_newtype {
 
 text_newtype!(ContainerId);
 text_newtype!(ContainerName);
+text_newtype!(VolumeName);
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +221,17 @@ mod tests {
         {
             assert!(text.parse::<ContainerName>().is_err(), "{text:?}");
             assert!(text.parse::<ContainerId>().is_err(), "{text:?}");
+            assert!(text.parse::<VolumeName>().is_err(), "{text:?}");
         }
+        assert!("a".parse::<VolumeName>().is_err() && "ab".parse::<VolumeName>().is_ok());
+        assert!("a".repeat(VOLUME_NAME_LIMIT).parse::<VolumeName>().is_ok());
+    }
+
+    #[test]
+    fn volumes_without_a_name_get_one_of_64_digits() {
+        let name = VolumeName::generate();
+        assert_eq!(name.as_str().len(), 64);
+        assert_eq!(name.as_str().parse::<VolumeName>().unwrap(), name);
     }
 
     #[test]

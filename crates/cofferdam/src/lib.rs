@@ -3,8 +3,8 @@
 //! Three layers; imports only go down:
 //!
 //! - `launch`: the one place where the steps are put together, and unmade in reverse.
-//! - effects: `runtime`, `process`, `supervise`, `state`, `bundle`, `rootfs`, `cgroup`, `network`, `inventory`, `host`,
-//!   `keeper`.
+//! - effects: `runtime`, `process`, `supervise`, `state`, `bundle`, `rootfs`, `volume`, `cgroup`, `network`,
+//!   `inventory`, `host`, `keeper`.
 //! - decisions, pure: `id`, `request`, `lifecycle`, `exit`, `spec`, `gpu`, `signal`; and `error`, which all use.
 //!
 //! `sys` is the floor: the only unsafe code.
@@ -27,6 +27,7 @@ mod keeper;
 pub mod launch;
 pub mod lifecycle;
 pub mod logs;
+mod mountinfo;
 pub mod network;
 pub mod nvidia;
 mod proc;
@@ -39,3 +40,4 @@ pub mod spec;
 pub mod state;
 pub mod supervise;
 mod sys;
+pub mod volume;

@@ -18,6 +18,7 @@ mod run;
 mod session;
 mod signals;
 mod stats;
+mod volume;
 mod wait;
 
 use clap::CommandFactory;
@@ -84,6 +85,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Command::Prune { until, force } => prune::prune(&context, until, force).await,
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
+        Command::Volume { command } => volume::run(&context, command),
         Command::Doctor { format, search } => doctor::doctor(&context, format, &search).await,
         Command::Explain { .. } | Command::Cdi { .. } | Command::Completion { .. } | Command::Monitor => {
             Ok(0)

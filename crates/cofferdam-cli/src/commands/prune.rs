@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::output::{CliError, OUR_FAILURE, print, print_failure};
 
 pub(super) async fn prune(context: &Context, until: Option<Duration>, force: bool) -> Result<u8, CliError> {
-    if !force && !confirmed()? {
+    if !force && !confirmed("All containers that have ended are forgotten, with their logs and reports.")? {
         return Ok(0);
     }
     let (views, _) = context.engine.containers().await.map_err(EngineError::from)?;
@@ -38,15 +38,13 @@ pub(super) async fn prune(context: &Context, until: Option<Duration>, force: boo
 }
 
 /// Asks the person at the terminal. Nobody else is asked: a program says `--force`.
-fn confirmed() -> Result<bool, CliError> {
+pub(super) fn confirmed(what: &str) -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
         return Err(refuse("--force", "without a terminal nobody can be asked: give it"));
     }
     let failed = |error: io::Error| CliError::internal("the terminal", &error);
     let mut asked = io::stderr().lock();
-    write!(asked, "All containers that have ended are forgotten, with their logs and reports. Go on? [y/N] ")
-        .and_then(|()| asked.flush())
-        .map_err(failed)?;
+    write!(asked, "{what} Go on? [y/N] ").and_then(|()| asked.flush()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).map_err(failed)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

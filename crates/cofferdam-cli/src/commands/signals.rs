@@ -26,7 +26,12 @@ pub(super) async fn stop(context: &Context, args: StopArgs) -> Result<u8, CliErr
 
 pub(super) async fn remove(context: &Context, args: RmArgs) -> Result<u8, CliError> {
     each(&args.containers.containers, async |name| {
-        match context.engine.remove(name, args.force).await {
+        let removed = if args.volumes {
+            context.engine.remove_with_volumes(name, args.force).await
+        } else {
+            context.engine.remove(name, args.force).await
+        };
+        match removed {
             Ok(RemoveOutcome::Removed { left, .. }) => {
                 for failure in left {
                     warn(format_args!("{name} is forgotten, and something of it is left: {failure}"));

@@ -18,6 +18,7 @@ use crate::id::{ContainerId, ContainerName, ID_LENGTH};
 use crate::lifecycle::Status;
 use crate::rootfs::overlay;
 use crate::state::{ContainerDir, lock_is_free};
+use crate::volume::VolumeError;
 
 /// How often containers are looked through before one is made.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
@@ -58,6 +59,8 @@ pub enum LeftoverKind {
     Report,
     /// The root filesystem of a container of an image that is gone.
     Rootfs,
+    /// A volume without a name whose container is gone, and which was to go with it.
+    Volume,
 }
 
 impl LeftoverKind {
@@ -73,6 +76,7 @@ impl LeftoverKind {
             Self::Log => "log",
             Self::Report => "report",
             Self::Rootfs => "rootfs",
+            Self::Volume => "volume",
         }
     }
 }
@@ -91,6 +95,7 @@ impl Engine {
         self.collect_names(only_show, &mut found);
         self.collect_logs(only_show, &mut found);
         self.collect_rootfs(only_show, &mut found);
+        self.collect_volumes(only_show, &mut found);
         let reports = if only_show { self.state.expired_reports() } else { self.state.sweep_reports() };
         let report =
             |path: PathBuf| leftover(LeftoverKind::Report, show(&path), "its time is over", !only_show);
@@ -216,6 +221,27 @@ impl Engine {
                 item.take(removed.map_err(|source| EngineError::Kernel { what, source }));
             }
             found.push(item);
+        }
+    }
+}
+
+impl Engine {
+    fn collect_volumes(&self, only_show: bool, found: &mut Vec<Leftover>) {
+        let volumes = self.volumes();
+        for volume in volumes.orphans(self.state.path()) {
+            let why = "it went with a container that is gone";
+            let mut item = leftover(LeftoverKind::Volume, volume.name().to_string(), why, false);
+            if !only_show {
+                item.take(match volumes.remove(volume.name()) {
+                    // Another process was faster.
+                    Err(VolumeError::NoSuchVolume(_)) => Ok(()),
+                    removed => removed.map_err(EngineError::from),
+                });
+            }
+            found.push(item);
+        }
+        if !only_show {
+            volumes.sweep();
         }
     }
 }

@@ -44,18 +44,19 @@ use crate::id::ContainerId;
 use crate::launch::{LaunchError, Launcher};
 use crate::lifecycle::{Status, WrongState};
 use crate::runtime::{self, Runtime, RuntimeConfig, RuntimeError};
-use crate::state::{ContainerDir, DEFAULT_DATA_DIR, Record, StateDir, StateError, lock_is_free};
+use crate::state::{ContainerDir, Record, StateDir, StateError, lock_is_free};
+use crate::volume::{DEFAULT_DATA_DIR, VolumeError, VolumeStore};
 
 /// The containers of one state directory.
 #[derive(Debug, Clone)]
 pub struct Engine {
     state: StateDir,
     host: Arc<HostFacts>,
+    /// Where images, volumes and root filesystems are kept.
+    data_dir: PathBuf,
     monitor: Option<Arc<MonitorProgram>>,
     /// The soft limit of descriptors that its monitors are to have; `None` for this process's own.
     descriptors: Option<u64>,
-    /// Where images, volumes and root filesystems are kept.
-    data_dir: PathBuf,
 }
 
 /// What is true of a container now.
@@ -125,6 +126,9 @@ pub enum EngineError {
         #[source]
         failure: Failure,
     },
+    /// A volume of the container could not be removed with it.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// The kernel refused something.
     #[error("{what}")]
     Kernel {
@@ -147,6 +151,7 @@ impl Diagnose for EngineError {
             Self::StillRunning { .. } => Code::StillRunning,
             Self::NoLog(_) | Self::InJournald { .. } => Code::NoLog,
             Self::Leftover { .. } => Code::CleanupFailed,
+            Self::Volume(error) => error.code(),
             Self::Kernel { .. } => Code::Internal,
         }
     }
@@ -172,6 +177,7 @@ impl Diagnose for EngineError {
             Self::Leftover { container, .. } => Some(format!(
                 "mend that and try again, or forget it all the same: `cofferdam rm --force {container}`"
             )),
+            Self::Volume(error) => error.next_step(),
             Self::Kernel { .. } => None,
         }
     }
@@ -192,7 +198,7 @@ impl View {
 }
 
 impl Engine {
-    /// The engine of a state directory, which is made where it is missing.
+    /// The engine of a state directory, which is made where it is missing, with the default data directory.
     ///
     /// # Errors
     /// [`StateError::Unusable`].
@@ -200,16 +206,16 @@ impl Engine {
         Ok(Self {
             state: StateDir::open(state_dir)?,
             host: Arc::new(HostFacts::probe()),
+            data_dir: PathBuf::from(DEFAULT_DATA_DIR),
             monitor: None,
             descriptors: None,
-            data_dir: PathBuf::from(DEFAULT_DATA_DIR),
         })
     }
 
-    /// The same, with another directory for what lasts.
+    /// Keeps images, volumes and root filesystems in this directory, which is made when it is needed.
     #[must_use]
-    pub fn with_data_dir(self, path: &Path) -> Self {
-        Self { data_dir: path.to_owned(), ..self }
+    pub fn with_data_dir(self, data_dir: PathBuf) -> Self {
+        Self { data_dir, ..self }
     }
 
     /// Where images, volumes and root filesystems are kept.
@@ -222,6 +228,12 @@ impl Engine {
     #[must_use]
     pub fn rootfs_dir(&self) -> PathBuf {
         self.data_dir.join("rootfs")
+    }
+
+    /// The volumes.
+    #[must_use]
+    pub fn volumes(&self) -> VolumeStore {
+        VolumeStore::of(&self.data_dir)
     }
 
     /// The state directory.
@@ -241,7 +253,8 @@ impl Engine {
     /// # Errors
     /// [`LaunchError::Runtime`] when its binary cannot be used.
     pub async fn launcher(&self, config: RuntimeConfig) -> Result<Launcher, LaunchError> {
-        Launcher::open(self.state.clone(), Arc::clone(&self.host), config).await
+        let launcher = Launcher::open(self.state.clone(), Arc::clone(&self.host), config).await?;
+        Ok(launcher.with_volumes(self.volumes()))
     }
 
     /// Closes the records of containers that have GPUs, and have ended since their supervisors died, for a request that

@@ -31,7 +31,7 @@ use crate::supervise::session::Session;
 use crate::supervise::stdio::{StdioPlan, StreamError};
 
 /// Version of the request's format: both sides are the same binary, but an upgrade may come in between.
-const MONITOR_VERSION: u32 = 2;
+const MONITOR_VERSION: u32 = 3;
 /// The longest request or answer, in bytes.
 const MESSAGE_LIMIT: u64 = 16 << 20;
 /// How much longer than the runtime a monitor may take to answer: it has to unmake a launch that failed.
@@ -88,6 +88,7 @@ impl From<Charge> for MonitorTask {
 struct MonitorRequest {
     version: u32,
     state_dir: PathBuf,
+    data_dir: PathBuf,
     /// What it is itself, for the keeper.
     program: MonitorProgram,
     /// The soft limit of descriptors that it is to have, if that is not its maker's.
@@ -209,6 +210,7 @@ impl Engine {
         let request = MonitorRequest {
             version: MONITOR_VERSION,
             state_dir: self.state.path().to_owned(),
+            data_dir: self.data_dir.clone(),
             program: monitor.clone(),
             descriptors: self.descriptors,
             task,
@@ -310,7 +312,7 @@ async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Option<
             request.version
         )));
     }
-    let engine = Engine::open(&request.state_dir)?;
+    let engine = Engine::open(&request.state_dir)?.with_data_dir(request.data_dir.clone());
     if request.descriptors.is_some() {
         let limit = getrlimit(Resource::Nofile);
         // It was lower before, so it can be.
@@ -348,11 +350,12 @@ async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Option<
 
 /// The keeper that this monitor starts where there is none.
 fn keeper_program(request: &MonitorRequest) -> Result<KeeperProgram, MonitorError> {
-    let MonitorRequest { state_dir, program, .. } = request;
+    let MonitorRequest { state_dir, data_dir, program, .. } = request;
     let task = MonitorTask::Keep;
     let asked = MonitorRequest {
         version: MONITOR_VERSION,
         state_dir: state_dir.clone(),
+        data_dir: data_dir.clone(),
         program: program.clone(),
         descriptors: None,
         task,

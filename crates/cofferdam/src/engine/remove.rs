@@ -20,6 +20,7 @@ use crate::supervise::{
     Marks, OwnedTarget, Remains, clear_away, discard_rootfs, end_everything, remove_state_leftovers,
 };
 use crate::sys::PidFd;
+use crate::volume::{doom_volumes, remove_volumes};
 
 /// How long a container that was killed may take to be gone.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
@@ -48,11 +49,28 @@ pub enum RemoveOutcome {
 }
 
 impl Engine {
-    /// Forgets a container that has ended; with `force`, ends it first.
+    /// Forgets a container that has ended; with `force`, ends it first. Its volumes stay.
     ///
     /// # Errors
     /// [`EngineError`].
     pub async fn remove(&self, text: &str, force: bool) -> Result<RemoveOutcome, EngineError> {
+        self.remove_container(text, force, false).await
+    }
+
+    /// The same, and its volumes without a name go with it, unless others use them.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn remove_with_volumes(&self, text: &str, force: bool) -> Result<RemoveOutcome, EngineError> {
+        self.remove_container(text, force, true).await
+    }
+
+    async fn remove_container(
+        &self,
+        text: &str,
+        force: bool,
+        with_volumes: bool,
+    ) -> Result<RemoveOutcome, EngineError> {
         let view = match self.find(text).await {
             Ok(view) => view,
             Err(EngineError::State(error @ (StateError::Damaged { .. } | StateError::TooNew { .. })))
@@ -84,6 +102,11 @@ impl Engine {
         }
         self.state.remove_sessions_of(&view.container.id);
         discard_rootfs(&view.record).map_err(|error| Failure::of(&error))?;
+        if with_volumes {
+            doom_volumes(&view.container, &view.record)?;
+            fault::reached("remove.volumes").map_err(Failure::from)?;
+            remove_volumes(&view.container, &view.record)?;
+        }
         self.state.remove_container(&view.container)?;
         // There may have been no space for it before.
         if let Some(report) = &report {

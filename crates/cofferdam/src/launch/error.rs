@@ -15,6 +15,7 @@ use crate::runtime::{LocateError, RuntimeError};
 use crate::spec::{PrepareError, RateError};
 use crate::state::StateError;
 use crate::supervise::StartError;
+use crate::volume::VolumeError;
 
 /// A launch that failed. Nothing of it is left.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +68,9 @@ pub enum LaunchError {
         #[source]
         source: io::Error,
     },
+    /// A volume cannot be used.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// The state directory cannot be used.
     #[error(transparent)]
     State(#[from] StateError),
@@ -103,6 +107,7 @@ impl LaunchError {
             Self::Rate(error) => error,
             Self::Command(error) => error,
             Self::Network(error) => error,
+            Self::Volume(error) => error,
             Self::State(error) => error,
             Self::Start(error) => error,
             Self::MountSource { .. }
@@ -126,7 +131,10 @@ impl Diagnose for LaunchError {
 
     fn next_step(&self) -> Option<String> {
         match self {
-            Self::MountSource { path, .. } => Some(format!("make it first: mkdir -p {}", path.display())),
+            Self::MountSource { path, .. } => Some(format!(
+                "make it first: mkdir -p {} (docker would make a directory, also where a file was meant)",
+                path.display()
+            )),
             Self::NotRoot(_) => Some("run it as root: sudo cofferdam ...".into()),
             Self::AlreadySupervising => {
                 Some("wait for the end of that one, or give each container a monitor (Engine::detach)".into())

@@ -17,6 +17,7 @@
 
 mod devices;
 mod error;
+mod mounts;
 mod source;
 
 use std::net::IpAddr;
@@ -54,6 +55,7 @@ use crate::state::{
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
 use crate::supervise::{Launching, Mode, Started, Supervisor, supervision};
+use crate::volume::{DEFAULT_DATA_DIR, VolumeStore};
 
 /// How many names are tried for a container that is not given one: of a hundred thousand, few are taken.
 const NAME_ATTEMPTS: usize = 10;
@@ -66,6 +68,7 @@ pub struct Launcher {
     state: StateDir,
     host: Arc<HostFacts>,
     runtime: Arc<dyn Runtime>,
+    volumes: VolumeStore,
     background: Option<Background>,
 }
 
@@ -102,7 +105,7 @@ pub struct Container {
 }
 
 impl Launcher {
-    /// A launcher for one runtime, whose binary is probed if that has not been done yet.
+    /// A launcher for one runtime, with volumes in the default data directory. The runtime's binary is probed if that has not been done yet.
     ///
     /// # Errors
     /// [`LaunchError::Runtime`] when the binary cannot be used.
@@ -113,7 +116,14 @@ impl Launcher {
     ) -> Result<Self, LaunchError> {
         check_root(&config.root)?;
         let runtime = runtime::open(config, &state.cache()).await?;
-        Ok(Self { state, host, runtime, background: None })
+        let volumes = VolumeStore::of(Path::new(DEFAULT_DATA_DIR));
+        Ok(Self { state, host, runtime, volumes, background: None })
+    }
+
+    /// Keeps volumes elsewhere.
+    #[must_use]
+    pub fn with_volumes(self, volumes: VolumeStore) -> Self {
+        Self { volumes, ..self }
     }
 
     /// For a process that nobody waits for: the report of a container is written down however long that takes, and its
@@ -153,6 +163,7 @@ impl Launcher {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
             rootfs: rootfs.path(),
+            volumes: self.volumes.path(),
             user: user.as_ref(),
             init: init.as_deref(),
             rates: &rates,
@@ -161,7 +172,7 @@ impl Launcher {
             runtime: self.runtime.as_ref(),
         })?;
         self.check_probe(&plan, &spec.network)?;
-        self.check_surroundings(&rootfs, &spec)?;
+        self.check_surroundings(&rootfs, &plan, &spec)?;
         if self.runtime.is_sandbox() {
             devices::check_nodes(&spec.value)?;
         }
@@ -183,12 +194,13 @@ impl Launcher {
         Ok(())
     }
 
-    fn check_surroundings(&self, rootfs: &Rootfs, spec: &PreparedSpec) -> Result<(), LaunchError> {
-        for path in spec.view().bind_sources() {
-            if let Err(source) = std::fs::metadata(&path) {
-                return Err(LaunchError::MountSource { path, source });
-            }
-        }
+    fn check_surroundings(
+        &self,
+        rootfs: &Rootfs,
+        plan: &ContainerPlan,
+        spec: &PreparedSpec,
+    ) -> Result<(), LaunchError> {
+        mounts::check_sources(plan, spec, self.volumes.path())?;
         if let NetworkMode::Namespace { path } = &spec.network {
             check_namespace(path)?;
         }
@@ -322,11 +334,13 @@ impl Launcher {
     fn reserve(&self, prepared: Prepared) -> Result<(ContainerDir, ContainerLock, Record), LaunchError> {
         let id = prepared.plan.id.clone();
         let rootfs_dir = prepared.plan.source.rootfs_dir().map(Path::to_owned);
+        let mounts = prepared.plan.mounts.clone();
         let (container, lock) = self.state.create_container(&id)?;
         let filled = self.take_gpus(prepared).and_then(|prepared| self.fill(&container, &prepared));
         match filled {
             Ok(record) => Ok((container, lock, record)),
             Err(error) => {
+                self.let_go_of_volumes(&container, &mounts);
                 if let Err(left) =
                     self.state.release_all_names(&id).and_then(|()| self.state.release_gpus(&id))
                 {
@@ -367,6 +381,7 @@ impl Launcher {
             overlay::assemble(image, &plan.id, self.state.path())?;
         }
         fault::reached("launch.rootfs")?;
+        self.take_volumes(container, prepared)?;
         bundle::write(&container.bundle(), spec)?;
         fault::reached("launch.bundle")?;
         make_private(&self.runtime.config().root)?;
@@ -390,6 +405,7 @@ impl Launcher {
             source: plan.source.clone(),
             rootfs: rootfs.clone(),
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
+            mounts: plan.mounts.iter().map(|mount| mount.record(self.volumes.path())).collect(),
             network: spec.network.clone(),
             gpus: granted.gpus.clone(),
             limits: Limits::of_resources(&spec.value["linux"]["resources"]).overlaid_with(&plan.limits),
@@ -420,6 +436,9 @@ impl Launcher {
         container.set_reserve_aside()?;
         container.write_edits(&spec.edits)?;
         container.write_record(&record)?;
+        if !record.remove {
+            self.volumes.settle(&record.mounts)?;
+        }
         fault::reached("launch.record")?;
         Ok(record)
     }

@@ -6,6 +6,7 @@
 mod health;
 mod image;
 mod limits;
+mod mount;
 mod parse;
 mod resources;
 mod restart;
@@ -21,8 +22,10 @@ pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe};
 pub use image::{ImageDefaults, ImageUse};
 pub use limits::{CPU_PERIOD_US, LimitRequest, Limits, MEMORY_FLOOR_BYTES};
 pub(crate) use limits::{in_whole_pages, list_of, parse_memory};
+pub(crate) use mount::VOLUME_DATA;
+pub use mount::{MountFlags, MountKind, MountOption, MountRecord, MountRequest, Propagation, TmpfsOptions};
 pub(crate) use parse::check_destination;
-pub use parse::{MountRequest, NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
+pub use parse::{NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
 pub use resources::{
     CgroupManager, DeviceRate, HugepageLimit, MemoryThreshold, OomKill, ResourceRequest, Resources,
 };
@@ -93,8 +96,14 @@ pub struct LaunchRequest {
     pub user: Option<String>,
     /// Host name inside the container.
     pub hostname: Option<String>,
-    /// `SOURCE:DESTINATION[:ro]`, one a mount.
+    /// `--volume`: `[SOURCE:]DESTINATION[:OPTIONS]`, one a mount.
     pub mounts: Vec<String>,
+    /// `--mount`: `type=bind,source=SOURCE,target=DESTINATION`, one a mount.
+    #[serde(default)]
+    pub mount_options: Vec<String>,
+    /// `--tmpfs`: `DESTINATION[:OPTIONS]`, one a mount.
+    #[serde(default)]
+    pub tmpfs: Vec<String>,
     /// Size of /dev/shm, such as `2g`.
     #[serde(default)]
     pub shm_size: Option<String>,
@@ -181,6 +190,8 @@ impl LaunchRequest {
             user: None,
             hostname: None,
             mounts: vec![],
+            mount_options: vec![],
+            tmpfs: vec![],
             shm_size: None,
             limits: LimitRequest::default(),
             resources: ResourceRequest::default(),
@@ -229,7 +240,7 @@ pub struct ContainerPlan {
     pub user: Option<UserSpec>,
     /// Host name.
     pub hostname: Option<String>,
-    /// Mounts to add.
+    /// Mounts to add, parents before what is mounted below them.
     pub mounts: Vec<MountRequest>,
     /// Size of /dev/shm, in bytes.
     pub shm_bytes: Option<u64>,

@@ -107,45 +107,6 @@ fn user_part(text: &str) -> Result<UserPart, String> {
     Ok(UserPart::Name(text.to_owned()))
 }
 
-/// A bind mount that a user asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MountRequest {
-    /// Directory or file on the host: absolute.
-    pub source: PathBuf,
-    /// Where it appears in the container: absolute, without `..`.
-    pub destination: String,
-    /// Whether the container may only read it.
-    pub read_only: bool,
-}
-
-impl MountRequest {
-    /// Reads `SOURCE:DESTINATION[:ro|rw]`.
-    ///
-    /// # Errors
-    /// Why the text is not one.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let parts: Vec<&str> = text.split(':').collect();
-        let (source, destination, options) = match parts.as_slice() {
-            [source, destination] => (*source, *destination, ""),
-            [source, destination, options] => (*source, *destination, *options),
-            _ => return Err(format!("{} is not of the form SOURCE:DESTINATION[:ro]", quote(text))),
-        };
-        let mut read_only = false;
-        for option in options.split(',').filter(|option| !option.is_empty()) {
-            match option {
-                "ro" => read_only = true,
-                "rw" => read_only = false,
-                other => return Err(format!("the option {} is not known here: use ro or rw", quote(other))),
-            }
-        }
-        if !Path::new(source).is_absolute() {
-            return Err(format!("the source {} is not an absolute path", quote(source)));
-        }
-        check_destination(destination)?;
-        Ok(Self { source: source.into(), destination: destination.to_owned(), read_only })
-    }
-}
-
 /// Checks where a mount may appear: an absolute path without `..`, and not the root itself.
 pub(crate) fn check_destination(destination: &str) -> Result<(), String> {
     let path = Path::new(destination);

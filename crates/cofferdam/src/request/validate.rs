@@ -6,8 +6,8 @@ use super::image::fill_in;
 use super::parse::parse_size;
 use super::{
     ARGUMENT_LIMIT_BYTES, CgroupManager, ContainerPlan, DEFAULT_GRACE, DEFAULT_KEEP_REPORT, HealthCheck,
-    LaunchRequest, Limits, LogRequest, MountRequest, NetworkMode, Refused, Resources, RestartPolicy, Source,
-    Stopping, Ulimit, UnknownPolicy, UserSpec,
+    LaunchRequest, Limits, LogRequest, NetworkMode, Refused, Resources, RestartPolicy, Source, Stopping,
+    Ulimit, UnknownPolicy, UserSpec,
 };
 use crate::gpu::DevicePlan;
 use crate::id::{ContainerId, InvalidId, quote};
@@ -43,7 +43,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         name: name.map_err(|error: InvalidId| Refused::new("--name", error.to_string()))?,
         user: user.map_err(|why| Refused::new("--user", why))?,
         network: network.map_err(|why| Refused::new("--network", why))?,
-        mounts: each("--volume", &request.mounts, MountRequest::parse)?,
+        mounts: super::mount::parse_all(&request)?,
         ulimits: each("--ulimit", &request.ulimits, Ulimit::parse)?,
         cap_add: each("--cap-add", &request.cap_add, parse_capability)?,
         cap_drop: each("--cap-drop", &request.cap_drop, parse_capability)?,

@@ -99,6 +99,13 @@ impl Rootfs {
         Ok(openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve)?)
     }
 
+    /// Opens a directory of the container for reading. Its path must hold no links ([`Rootfs::walk`] gives such).
+    pub(crate) fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+        Ok(openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve)?)
+    }
+
     /// Opens a regular file of the container for reading. Never blocks: a FIFO or a device is refused.
     fn open_regular(&self, path: &Path) -> io::Result<std::fs::File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;

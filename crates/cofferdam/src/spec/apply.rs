@@ -8,7 +8,12 @@ use super::{ResolvedUser, SpecEditor, capability};
 use crate::request::ContainerPlan;
 
 /// Puts the plan's wishes in. What the plan leaves open stays as it is.
-pub(super) fn apply(editor: &mut SpecEditor, plan: &ContainerPlan, user: Option<&ResolvedUser>) {
+pub(super) fn apply(
+    editor: &mut SpecEditor,
+    plan: &ContainerPlan,
+    user: Option<&ResolvedUser>,
+    volumes: &Path,
+) {
     if !plan.args.is_empty() {
         editor.set("/process/args", plan.args.clone(), "COMMAND");
     }
@@ -26,10 +31,7 @@ pub(super) fn apply(editor: &mut SpecEditor, plan: &ContainerPlan, user: Option<
         editor.set("/root/readonly", true, "--read-only");
     }
     apply_terminal(editor, plan.terminal);
-    apply_mounts(editor, plan);
-    if let Some(bytes) = plan.shm_bytes {
-        size_shared_memory(editor, bytes);
-    }
+    super::mounts::apply(editor, plan, volumes);
     apply_ulimits(editor, plan);
     if super::is_bundle(plan) {
         apply_capabilities(editor, plan);
@@ -78,39 +80,6 @@ fn apply_terminal(editor: &mut SpecEditor, terminal: bool) {
     if terminal && !has_env(editor, "TERM") {
         editor.push("/process/env", "TERM=xterm", "--tty: programs ask for it");
     }
-}
-
-fn apply_mounts(editor: &mut SpecEditor, plan: &ContainerPlan) {
-    for mount in &plan.mounts {
-        let mut options = vec!["rbind", "rprivate"];
-        options.push(if mount.read_only { "ro" } else { "rw" });
-        let value = json!({
-            "destination": mount.destination,
-            "type": "bind",
-            "source": mount.source.to_string_lossy(),
-            "options": options,
-        });
-        editor.push("/mounts", value, "--volume");
-    }
-}
-
-/// Gives /dev/shm a size, by which processes share memory (the loaders of PyTorch, NCCL).
-fn size_shared_memory(editor: &mut SpecEditor, bytes: u64) {
-    const PLACE: &str = "/dev/shm";
-    let size = format!("size={bytes}");
-    let is_there = |mount: &Value| mount["destination"] == PLACE && mount["type"] == "tmpfs";
-    let found = editor.entries("/mounts").position(is_there);
-    let Some(position) = found else {
-        let options = ["nosuid", "noexec", "nodev", "mode=1777", &size];
-        let mount = json!({ "destination": PLACE, "type": "tmpfs", "source": "shm", "options": options });
-        editor.push("/mounts", mount, "--shm-size");
-        return;
-    };
-    let list = format!("/mounts/{position}/options");
-    let others =
-        editor.entries(&list).filter_map(Value::as_str).filter(|option| !option.starts_with("size="));
-    let options: Vec<String> = others.map(str::to_owned).chain([size]).collect();
-    editor.set(&list, options, "--shm-size");
 }
 
 /// A relative source is meant from the given bundle; the runtime gets another one.

@@ -94,6 +94,17 @@ impl SpecEditor {
         self.note(&format!("{path}/{index}"), EditAction::Added, reason);
     }
 
+    /// Puts an entry into an array before the one at a position; at its end where it is shorter.
+    pub fn insert(&mut self, path: &str, position: usize, entry: impl Into<Value>, reason: &str) {
+        match slot(&mut self.value, path) {
+            Value::Array(entries) if position < entries.len() => {
+                entries.insert(position, entry.into());
+                self.note(&format!("{path}/{position}"), EditAction::Added, reason);
+            }
+            _ => self.push(path, entry, reason),
+        }
+    }
+
     /// Takes away what is at a JSON pointer; says whether there was anything.
     pub fn remove(&mut self, path: &str, reason: &str) -> bool {
         let Some((parent, key)) = path.rsplit_once('/') else { return false };
@@ -194,6 +205,17 @@ mod tests {
         let (value, edits, _) = editor.finish();
         assert_eq!(value, json!({ "l": [1, 3] }));
         assert_eq!(edits.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["/l/1", "/l/3"]);
+    }
+
+    #[test]
+    fn an_entry_is_put_before_another() {
+        let mut editor = SpecEditor::new(json!({ "l": [1, 3] }));
+        editor.insert("/l", 1, 2, "between");
+        editor.insert("/l", 9, 4, "at the end");
+        editor.insert("/m", 0, 1, "a new one");
+        let (value, edits, _) = editor.finish();
+        assert_eq!(value, json!({ "l": [1, 2, 3, 4], "m": [1] }));
+        assert_eq!(edits.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["/l/1", "/l/3", "/m/0"]);
     }
 
     #[test]

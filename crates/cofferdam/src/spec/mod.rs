@@ -14,6 +14,7 @@ mod edit;
 pub(crate) mod hooks;
 mod host_limits;
 pub(crate) mod init;
+mod mounts;
 mod network;
 pub(crate) mod nvproxy;
 mod resources;
@@ -62,6 +63,8 @@ pub struct Ingredients<'a> {
     pub bundle: Option<(&'a Path, &'a Value)>,
     /// The root filesystem: an absolute path.
     pub rootfs: &'a Path,
+    /// The directory that holds the volumes.
+    pub volumes: &'a Path,
     /// The user, looked up in the root filesystem, where one was asked for.
     pub user: Option<&'a ResolvedUser>,
     /// The init that is to run before the command, where one was asked for.
@@ -172,12 +175,13 @@ impl PreparedSpec {
 /// # Errors
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
-    let Ingredients { plan, bundle, rootfs, user, init, rates, granted, host, runtime } = ingredients;
+    let Ingredients { plan, bundle, rootfs, volumes, user, init, rates, granted, host, runtime } =
+        ingredients;
     let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
     editor.set("/root/path", root, "an absolute path: the bundle that the runtime gets lies elsewhere");
-    apply::apply(&mut editor, plan, user);
+    apply::apply(&mut editor, plan, user, volumes);
     let network = network::choose(&mut editor, plan.network.as_ref());
     if let Some((directory, _)) = bundle {
         check::check(editor.value()).map_err(PrepareError::Bundle)?;

@@ -124,6 +124,7 @@ fn prepare_with(
         plan,
         bundle: bundle.map(|config| (Path::new("/b"), config)),
         rootfs: Path::new("/b/rootfs"),
+        volumes: Path::new("/v"),
         user: None,
         init: None,
         rates: &[],

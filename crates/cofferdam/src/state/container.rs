@@ -25,6 +25,17 @@ impl ContainerDir {
         Self { id: self.id.clone(), path: self.path.with_file_name(format!(".{}", self.id)) }
     }
 
+    /// The folder of a container of any state directory.
+    pub(crate) fn found_at(id: ContainerId, path: PathBuf) -> Self {
+        Self { id, path }
+    }
+
+    /// What the user calls the container: its name, or the short id.
+    pub(crate) fn title(&self) -> String {
+        let record = self.read_record().ok().flatten();
+        record.map_or_else(|| self.id.short().to_owned(), |record| record.title())
+    }
+
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {

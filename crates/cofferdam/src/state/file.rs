@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::StateError;
 
 /// Removes a directory with all that is in it; others may be at it too.
-pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     loop {
         match std::fs::remove_dir_all(path) {
             // Something in it went first, or all of it.
@@ -19,7 +19,7 @@ pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), StateError> {
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), StateError> {
     let failed = |source| StateError::File { path: path.to_owned(), what: "written", source };
     let text = serde_json::to_vec_pretty(value).map_err(|error| failed(error.into()))?;
     write_atomically(path, |out| out.write_all(&text)).map_err(failed)

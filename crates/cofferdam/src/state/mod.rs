@@ -42,10 +42,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags};
 
 pub use container::ContainerDir;
-use file::remove_tree;
-pub(crate) use file::write_atomically;
+pub(crate) use file::{remove_tree, write_atomically, write_json};
 pub(crate) use lock::FileLock;
 pub use lock::{ContainerLock, lock_is_free};
+pub(crate) use record::read_versioned;
 pub use record::{PipeIds, ProcessId, RECORD_VERSION, Record};
 pub use session::SessionRecord;
 
@@ -59,8 +59,6 @@ pub const STATE_PATH_LIMIT: usize = 46;
 const ROOT_PATH_LIMIT: usize = STATE_PATH_LIMIT + 17;
 /// The state directory of root.
 pub const DEFAULT_STATE_DIR: &str = "/run/cofferdam";
-/// Where images, volumes and root filesystems are kept: what outlasts a reboot.
-pub const DEFAULT_DATA_DIR: &str = "/var/lib/cofferdam";
 /// Where the logs of its containers are.
 pub const DEFAULT_LOG_DIR: &str = "/var/log/cofferdam";
 

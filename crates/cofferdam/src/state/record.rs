@@ -19,7 +19,8 @@ use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::logs::{JournaldConfig, LogConfig};
 use crate::request::{
-    HealthCheck, Limits, MemoryThreshold, NetworkMode, OnUnhealthy, Restarts, Source, StdioFiles, Stopping,
+    HealthCheck, Limits, MemoryThreshold, MountRecord, NetworkMode, OnUnhealthy, Restarts, Source,
+    StdioFiles, Stopping,
 };
 use crate::runtime::{Clearing, RuntimeConfig, RuntimeFlags};
 
@@ -102,6 +103,9 @@ pub struct Record {
     pub rootfs: PathBuf,
     /// Its command.
     pub command: Vec<String>,
+    /// What its user had mounted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<MountRecord>,
     /// Its network.
     pub network: NetworkMode,
     /// The GPUs that it was given.
@@ -275,7 +279,7 @@ impl ContainerDir {
 }
 
 /// Reads a file whose version is looked at first: a newer format is told from a damaged one.
-pub(super) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, StateError> {
+pub(crate) fn read_versioned<T: DeserializeOwned>(path: &Path, known: u32) -> Result<Option<T>, StateError> {
     #[derive(Deserialize)]
     struct Version {
         version: u32,

@@ -20,6 +20,7 @@ use crate::process::Reaper;
 use crate::rootfs::{OverlayError, overlay};
 use crate::runtime::{Clearing, Runtime, RuntimeConfig, RuntimeError};
 use crate::state::{ContainerDir, ProcessId, Record, StateDir};
+use crate::volume::remove_volumes;
 
 /// How long the sandbox's helpers may take to end after it. They lose their connection to it at once.
 const HELPERS_LIMIT: Duration = Duration::from_secs(5);
@@ -275,6 +276,9 @@ pub(crate) fn forget(
     }
     state.remove_sessions_of(&container.id);
     if let Err(error) = discard_rootfs(record) {
+        errors.push(Failure::of(&error));
+    }
+    if let Err(error) = remove_volumes(container, record) {
         errors.push(Failure::of(&error));
     }
     if let Err(error) = state.remove_container(container) {

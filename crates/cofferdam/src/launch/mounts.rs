@@ -1,0 +1,80 @@
+//! What a user had mounted: looking at the sources, and taking the volumes.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use super::{LaunchError, Launcher, Prepared};
+use crate::error::Failure;
+use crate::mountinfo::{mount_of, mount_points};
+use crate::request::{ContainerPlan, MountKind, MountRequest, Refused};
+use crate::rootfs::Rootfs;
+use crate::spec::PreparedSpec;
+use crate::state::ContainerDir;
+
+/// Looks at what is to be bound into the container. Volumes are made later.
+pub(super) fn check_sources(
+    plan: &ContainerPlan,
+    spec: &PreparedSpec,
+    volumes: &Path,
+) -> Result<(), LaunchError> {
+    let is_volume = |mount: &&MountRequest| matches!(mount.kind, MountKind::Volume { .. });
+    let made_later: Vec<PathBuf> =
+        plan.mounts.iter().filter(is_volume).filter_map(|mount| mount.source(volumes)).collect();
+    for path in spec.view().bind_sources().filter(|path| !made_later.contains(path)) {
+        if let Err(source) = std::fs::metadata(&path) {
+            return Err(LaunchError::MountSource { path, source });
+        }
+    }
+    Ok(plan.mounts.iter().try_for_each(check_propagation)?)
+}
+
+/// Mounts go between host and container only where the host's mount is shared. runc would not say so, and share nothing.
+fn check_propagation(mount: &MountRequest) -> Result<(), Refused> {
+    let MountKind::Bind { source, propagation, .. } = &mount.kind else { return Ok(()) };
+    if !propagation.is_shared() && !propagation.is_slave() {
+        return Ok(());
+    }
+    let mounts = mount_points();
+    let resolved = std::fs::canonicalize(source).unwrap_or_else(|_| source.clone());
+    let Some(around) = mount_of(&mounts, &resolved) else { return Ok(()) };
+    if around.shared || (propagation.is_slave() && around.slave) {
+        return Ok(());
+    }
+    let place = around.place.display();
+    let why = format!(
+        "{} is on the mount {place}, which is not shared, so {} is without effect: `mount --make-rshared {place}` shares \
+         it",
+        source.display(),
+        propagation.word()
+    );
+    Err(Refused::new(&mount.option.to_string(), why))
+}
+
+impl Launcher {
+    /// Makes the volumes that are not there, takes all of them, and fills the new ones. Blocks the thread while it copies.
+    pub(super) fn take_volumes(
+        &self,
+        container: &ContainerDir,
+        prepared: &Prepared,
+    ) -> Result<(), LaunchError> {
+        let mounts = &prepared.plan.mounts;
+        if !mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
+            return Ok(());
+        }
+        self.volumes.sweep();
+        self.volumes.take(mounts, container)?;
+        let rootfs = Rootfs::open(&prepared.rootfs)?;
+        Ok(self.volumes.fill(mounts, container, &rootfs, &AtomicBool::new(false))?)
+    }
+
+    /// Removes the volumes without a name of a launch that has failed.
+    pub(super) fn let_go_of_volumes(&self, container: &ContainerDir, mounts: &[MountRequest]) {
+        for mount in mounts {
+            if let MountKind::Volume { name, anonymous: true, .. } = &mount.kind
+                && let Err(left) = self.volumes.let_go(name, container)
+            {
+                tracing::error!(error = %Failure::of(&left), "a volume is left");
+            }
+        }
+    }
+}
