@@ -1,6 +1,7 @@
 //! Options that several commands share, and the small conversions from words to the library's types.
 
 mod devices;
+mod image;
 mod limits;
 mod mounts;
 
@@ -10,12 +11,13 @@ use std::time::Duration;
 
 use clap::Args;
 use cofferdam::error::{Code, Failure};
-use cofferdam::request::{HealthRequest, LaunchRequest, Refused, Source};
+use cofferdam::request::{HealthRequest, ImageUse, LaunchRequest, Refused, Source};
 use cofferdam::runtime::{DEFAULT_START_LIMIT, RuntimeConfig, locate};
 
 use jiff::{SignedDuration, Timestamp};
 
 pub(crate) use devices::{DeviceArgs, DeviceSearchArgs, DriverArgs};
+pub(crate) use image::{ImageArgs, Pull, RegistryArgs};
 pub(crate) use limits::{LimitArgs, ResourceArgs};
 
 use mounts::MountArgs;
@@ -32,6 +34,8 @@ pub(crate) struct LaunchArgs {
     /// Run a command in a directory that holds a root filesystem
     #[arg(long, value_name = "DIR", help_heading = "Source")]
     pub(crate) rootfs: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) image: ImageArgs,
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
     /// Name of the container
@@ -260,9 +264,37 @@ impl RuntimeArgs {
 }
 
 impl LaunchArgs {
-    /// The request that these words make.
-    pub(crate) fn request(&self, command: &[String]) -> Result<LaunchRequest, CliError> {
-        let mut request = LaunchRequest::new(self.source(command)?);
+    /// The image that these words name, where they name one: the first of the command.
+    pub(crate) fn image_name<'a>(&self, command: &'a [String]) -> Result<Option<&'a str>, CliError> {
+        if self.bundle.is_some() || self.rootfs.is_some() {
+            return Ok(None);
+        }
+        let nothing = || {
+            CliError(Failure {
+                code: Code::InvalidValue,
+                what: "there is nothing to run".into(),
+                why: vec![],
+                next: Some("give an IMAGE, --rootfs DIR COMMAND or --bundle DIR".into()),
+            })
+        };
+        command.first().map(|image| Some(image.as_str())).ok_or_else(nothing)
+    }
+
+    /// The request that these words make. `image` is what their image is, where they name one.
+    pub(crate) fn request(
+        &self,
+        image: Option<Box<ImageUse>>,
+        words: &[String],
+    ) -> Result<LaunchRequest, CliError> {
+        let (source, command) = match (image, &self.bundle, &self.rootfs) {
+            (Some(image), _, _) => (Source::Image(image), &words[1..]),
+            (None, Some(path), _) => (Source::Bundle { path: absolute(path)? }, words),
+            (None, None, path) => {
+                (Source::Rootfs { path: absolute(path.as_deref().unwrap_or(Path::new("")))? }, words)
+            }
+        };
+        let mut request = LaunchRequest::new(source);
+        request.entrypoint.clone_from(&self.image.entrypoint);
         request.name.clone_from(&self.name);
         request.args = command.to_vec();
         request.env = self.environment()?;
@@ -293,25 +325,6 @@ impl LaunchArgs {
         request.stop_signal.clone_from(&self.stop_signal);
         request.grace_ms = self.stop_timeout.map(millis);
         Ok(request)
-    }
-
-    fn source(&self, command: &[String]) -> Result<Source, CliError> {
-        match (&self.bundle, &self.rootfs) {
-            (Some(path), _) => Ok(Source::Bundle { path: absolute(path)? }),
-            (None, Some(path)) => Ok(Source::Rootfs { path: absolute(path)? }),
-            (None, None) => Err(CliError(Failure {
-                code: Code::InvalidValue,
-                what: match command.first() {
-                    Some(image) => format!("`{image}` would be an image, and this version runs no images yet"),
-                    None => "there is nothing to run".into(),
-                },
-                why: vec![],
-                next: Some(
-                    "give --rootfs DIR COMMAND or --bundle DIR; `umoci unpack` or `podman export` make one of an image"
-                        .into(),
-                ),
-            })),
-        }
     }
 
     fn environment(&self) -> Result<Vec<String>, CliError> {

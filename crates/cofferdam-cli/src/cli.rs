@@ -2,6 +2,7 @@
 
 mod cdi;
 mod exec;
+mod image;
 mod logs;
 mod looking;
 mod volume;
@@ -19,6 +20,10 @@ use cofferdam::request::LogRequest;
 use cdi::CDI_EXAMPLES;
 pub(crate) use cdi::{CdiCommand, CdiFormat};
 pub(crate) use exec::{ExecArgs, SessionCommand};
+use image::{NAMES, PULL_EXAMPLES};
+pub(crate) use image::{
+    ImageCommand, ImagesArgs, LoadArgs, LoginArgs, PullArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs,
+};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
@@ -146,6 +151,39 @@ pub(crate) enum Command {
         /// Name, id, or the beginning of an id
         container: String,
     },
+    /// Fetch images from a registry, a directory or an archive
+    #[command(after_help = PULL_EXAMPLES, after_long_help = [NAMES, PULL_EXAMPLES].join("\n\n"))]
+    Pull(PullArgs),
+    /// List images
+    Images(ImagesArgs),
+    /// Remove images
+    Rmi(RmiArgs),
+    /// Give an image a further name
+    Tag(TagArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Read images from an archive
+    Load(LoadArgs),
+    /// Look after images
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out of a registry
+    Logout {
+        /// The registry [default: docker.io]
+        #[arg(value_name = "REGISTRY")]
+        server: Option<String>,
+    },
+    /// Building images is not cofferdam's
+    #[command(hide = true)]
+    Build {
+        /// Whatever docker build takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Print facts about this host and the runtimes on it
     Info {
         /// table, json, or a template such as '{{.Kernel}}'
@@ -249,8 +287,8 @@ pub(crate) struct RunArgs {
     pub(crate) streams: StreamArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// The command and its arguments; for a bundle, they replace its own
-    #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = None)]
+    /// An image and its command; with --rootfs or --bundle the command alone
+    #[arg(trailing_var_arg = true, value_name = "IMAGE COMMAND", help_heading = None)]
     pub(crate) command: Vec<String>,
 }
 
@@ -274,8 +312,8 @@ pub(crate) struct CreateArgs {
     pub(crate) streams: StreamArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// The command and its arguments; for a bundle, they replace its own
-    #[arg(trailing_var_arg = true, value_name = "COMMAND", help_heading = None)]
+    /// An image and its command; with --rootfs or --bundle the command alone
+    #[arg(trailing_var_arg = true, value_name = "IMAGE COMMAND", help_heading = None)]
     pub(crate) command: Vec<String>,
 }
 
@@ -413,6 +451,7 @@ pub(crate) struct RmArgs {
 
 const RUN_EXAMPLES: &str = "\
 Examples:
+  cofferdam run --rm alpine:3.20 echo hello
   cofferdam run --rm --rootfs /srv/alpine echo hello
   cofferdam run --rm -it --runtime gvisor -m 256m --rootfs /srv/alpine sh
   cofferdam run --bundle /srv/bundle --timeout 30s

@@ -4,34 +4,33 @@
 //! every byte, and none of it names a path outside of the store.
 //!
 //! - [`reference`]: names of images.
+//! - [`platform`]: which variant of an image is for a machine.
 //! - [`source`]: where images come from.
-//! - [`pack`]: a directory of overlayfs becomes a layer, and a root filesystem an archive.
-//! - [`copy`]: files come out of a container, and into it.
-//! - [`unpack`]: a layer becomes a directory for overlayfs.
-
-pub mod copy;
-pub mod error;
-pub mod reference;
-pub mod pack;
 //! - [`local`]: images in directories and archives.
 //! - [`store`]: images that are here, and their layers.
-//! - [`platform`]: which variant of an image is for a machine.
 //! - [`progress`]: what whoever waits is told.
 //! - [`unpack`]: a layer becomes a directory for overlayfs.
+//! - [`pack`]: a directory of overlayfs becomes a layer, and a root filesystem an archive.
+//! - [`copy`]: files come out of a container, and into it.
 
+pub mod copy;
 mod decompress;
 mod digest;
 pub mod error;
 pub mod local;
 mod manifest;
 mod media;
+pub mod pack;
 pub mod platform;
 pub mod progress;
+pub mod reference;
 pub mod source;
 pub mod store;
 pub mod unpack;
 
 pub use copy::CopyError;
 pub use error::ImageError;
+/// The types of images, as the crate that they are from has them.
+pub use oci_spec;
 pub use platform::Platform;
 pub use store::{Image, Store};

@@ -50,9 +50,10 @@ impl std::fmt::Debug for Armed {
 }
 
 /// The steps of every `run`, in the order in which a container passes them.
-pub const STEPS: [&str; 11] = [
+pub const STEPS: [&str; 12] = [
     "launch.folder",
     "launch.name",
+    "launch.rootfs",
     "launch.bundle",
     "launch.record",
     "launch.socket",

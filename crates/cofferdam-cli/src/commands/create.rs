@@ -10,10 +10,12 @@ use cofferdam::runtime::RuntimeConfig;
 use crate::args::{absolute, refuse};
 use crate::cli::{CreateArgs, StreamArgs};
 use crate::context::Context;
+use crate::images::obtain_if_named;
 use crate::output::{CliError, print, warn};
 
 pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
-    let mut request = args.launch.request(&args.command)?;
+    let image = obtain_if_named(context, &args.launch, &args.command).await?;
+    let mut request = args.launch.request(image.as_ref().map(|image| image.image.clone()), &args.command)?;
     (request.remove, request.log) = (args.rm, Some(args.log.request()?));
     request.terminal = args.tty;
     let config = args.launch.runtime.config(context)?;

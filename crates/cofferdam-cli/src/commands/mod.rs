@@ -8,6 +8,7 @@ mod events;
 mod exec;
 mod explain;
 mod gc;
+mod image;
 mod info;
 mod inspect;
 mod limits;
@@ -22,6 +23,7 @@ mod volume;
 mod wait;
 
 use clap::CommandFactory;
+use cofferdam::error::{Code, Failure};
 
 use crate::cli::{Cli, Command};
 use crate::context::Context;
@@ -41,6 +43,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Completion { shell } => {
             return completion(shell);
         }
+        Command::Build { .. } => return Err(no_builder()),
         _ => {}
     }
     let context = Context::open(&cli.global)?;
@@ -79,6 +82,15 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Update { limits, containers } => limits::update(&context, &limits, &containers).await,
         Command::Stats(args) => stats::stats(&context, args).await,
         Command::Top { container } => limits::top(&context, &container).await,
+        Command::Pull(args) => image::pull(&context, args).await,
+        Command::Images(args) => image::list(&context, &args),
+        Command::Rmi(args) => image::remove(&context, &args),
+        Command::Tag(args) => image::tag(&context, &args),
+        Command::Save(args) => image::save(&context, args).await,
+        Command::Load(args) => image::load(&context, args).await,
+        Command::Image { command } => image::run(&context, command).await,
+        Command::Login(args) => image::login(args).await,
+        Command::Logout { server } => image::logout(server.as_deref()).await,
         Command::Info { format, driver } => info::info(&context, format.as_deref(), &driver).await,
         Command::Capabilities { runtimes, format } => {
             info::capabilities(&context, &runtimes, format.as_deref()).await
@@ -87,10 +99,22 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
         Command::Volume { command } => volume::run(&context, command),
         Command::Doctor { format, search } => doctor::doctor(&context, format, &search).await,
-        Command::Explain { .. } | Command::Cdi { .. } | Command::Completion { .. } | Command::Monitor => {
-            Ok(0)
-        }
+        Command::Explain { .. }
+        | Command::Build { .. }
+        | Command::Cdi { .. }
+        | Command::Completion { .. }
+        | Command::Monitor => Ok(0),
     }
+}
+
+/// People try it, as docker has it.
+fn no_builder() -> CliError {
+    CliError(Failure {
+        code: Code::InvalidValue,
+        what: "cofferdam builds no images".into(),
+        why: vec![],
+        next: Some("`buildah build --tag NAME .` and `buildah push NAME oci-archive:app.tar`; then `cofferdam load --input app.tar`".into()),
+    })
 }
 
 fn completion(shell: clap_complete::Shell) -> Result<u8, CliError> {

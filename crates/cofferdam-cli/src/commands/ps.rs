@@ -132,7 +132,7 @@ fn command(row: &Row, whole: bool) -> String {
 }
 
 /// A moment as people say it: `5 minutes ago`.
-fn ago(then: Timestamp) -> String {
+pub(super) fn ago(then: Timestamp) -> String {
     let seconds = Timestamp::now().since((Unit::Second, then)).map_or(0, |span| span.get_seconds());
     let (number, unit) = match seconds {
         ..60 => (seconds.max(0), "second"),

@@ -16,11 +16,17 @@ use crate::args::refuse;
 use crate::cli::RunArgs;
 use crate::context::Context;
 use crate::forward::{Incoming, Patience};
+use crate::images::obtain_if_named;
 use crate::output::{CliError, note, print_json, warn};
 use crate::terminal::{RawMode, copy_size, stdin_is_terminal};
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
-    let mut request = args.launch.request(&args.command)?;
+    let mut clock = Clock::start();
+    let image = obtain_if_named(context, &args.launch, &args.command).await?;
+    if image.is_some() {
+        clock.lap("image");
+    }
+    let mut request = args.launch.request(image.as_ref().map(|image| image.image.clone()), &args.command)?;
     (request.terminal, request.remove) = (args.tty, args.rm);
     if args.detach {
         request.log = Some(args.log.request()?);
@@ -37,7 +43,6 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
         return detached(context, config, request, background, args.cidfile.as_deref()).await;
     }
     check_streams(&args)?;
-    let mut clock = Clock::start();
     context.engine.settle_gpus(&request.devices).await?;
     let launcher = context.engine.launcher(config).await?;
     let prepared = launcher.prepare(request)?;

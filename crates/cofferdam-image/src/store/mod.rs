@@ -127,7 +127,9 @@ impl Store {
         self.root.join("index.json")
     }
 
-    fn lock_file(&self) -> PathBuf {
+    /// The file whose lock is what [`Store::hold`] holds (flock, shared): for whoever holds it by itself.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
         self.root.join("store.lock")
     }
 

@@ -1,0 +1,140 @@
+//! From the name of an image to what a container is made from.
+
+use cofferdam::request::{ImageDefaults, ImageUse};
+use cofferdam_image::local::Layout;
+use cofferdam_image::oci_spec::image::ImageConfiguration;
+use cofferdam_image::progress::Progress;
+use cofferdam_image::reference::ImageName;
+use cofferdam_image::source::ImageSource;
+use cofferdam_image::store::Hold;
+use cofferdam_image::{Image, ImageError, Platform, Store};
+
+use crate::args::{ImageArgs, LaunchArgs, Pull, RegistryArgs};
+use crate::context::Context;
+use crate::output::{CliError, note};
+use crate::progress::Shown;
+
+/// An image whose layers are here, and stay as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Obtained {
+    pub(crate) image: Box<ImageUse>,
+    _hold: Hold,
+}
+
+/// The store of images.
+pub(crate) fn store(context: &Context) -> Result<Store, CliError> {
+    Ok(Store::open(&context.engine.data_dir().join("images"))?)
+}
+
+/// What the words of `run` and `create` name, where they name an image.
+pub(crate) async fn obtain_if_named(
+    context: &Context,
+    launch: &LaunchArgs,
+    words: &[String],
+) -> Result<Option<Obtained>, CliError> {
+    match launch.image_name(words)? {
+        Some(name) => Ok(Some(obtain(context, name, &launch.image).await?)),
+        None => Ok(None),
+    }
+}
+
+/// Finds an image, or fetches it, and unpacks those of its layers that are not unpacked yet.
+pub(crate) async fn obtain(context: &Context, text: &str, args: &ImageArgs) -> Result<Obtained, CliError> {
+    let store = store(context)?;
+    let hold = store.hold()?;
+    let platform = platform(args.platform.as_deref())?;
+    let shown = Shown::new();
+    let image = match find(&store, text, args.platform.as_ref().map(|_| &platform))? {
+        Some(image) if args.pull != Pull::Always => image,
+        None if args.pull == Pull::Never => {
+            let place = "in the store, and --pull never forbids to fetch it".into();
+            return Err(ImageError::NotFound { reference: text.to_owned(), place }.into());
+        }
+        _ => {
+            let name = ImageName::parse(text)?;
+            note(format_args!("fetching {}", name.familiar()));
+            fetch(&store, &name, &platform, &args.registry, &shown).await?
+        }
+    };
+    let layers = store.layers(&image, &shown).await?;
+    let image = ImageUse {
+        name: text.to_owned(),
+        id: image.id.to_string(),
+        layers,
+        rootfs_dir: context.engine.rootfs_dir(),
+        hold: store.lock_file(),
+        defaults: defaults(&image.config),
+    };
+    Ok(Obtained { image: Box::new(image), _hold: hold })
+}
+
+/// Brings an image into the store, under its own name if it has one.
+pub(crate) async fn fetch(
+    store: &Store,
+    name: &ImageName,
+    platform: &Platform,
+    registry: &RegistryArgs,
+    progress: &dyn Progress,
+) -> Result<Image, CliError> {
+    let canonical = match name {
+        ImageName::Registry(reference) => Some(reference.whole()),
+        _ => None,
+    };
+    let source = source(name, registry)?;
+    Ok(store.acquire(source.as_ref(), canonical.as_deref(), platform, progress).await?)
+}
+
+/// Where an image of this name is to be had.
+fn source(name: &ImageName, _registry: &RegistryArgs) -> Result<Box<dyn ImageSource>, CliError> {
+    Ok(match name {
+        ImageName::OciLayout { directory, selector } => Box::new(Layout::open(directory, selector.as_deref())?),
+        other => return Err(ImageError::NotFound { reference: other.to_string(), place: "here".into() }.into()),
+    })
+}
+
+/// What the store has under a name or an id; with a platform, for that one only.
+pub(crate) fn find(store: &Store, text: &str, wanted: Option<&Platform>) -> Result<Option<Image>, CliError> {
+    let names = match ImageName::parse(text) {
+        Ok(ImageName::Registry(reference)) => vec![reference.whole(), text.to_owned()],
+        // What lies elsewhere may have changed since.
+        Ok(_) => vec![],
+        // It may be an id.
+        Err(_) => vec![text.to_owned()],
+    };
+    for name in names {
+        match store.find(&name) {
+            Ok(image) if wanted.is_none_or(|wanted| *wanted == image.platform) => return Ok(Some(image)),
+            Ok(_) | Err(ImageError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
+/// The same, where it must be there.
+pub(crate) fn find_here(store: &Store, text: &str) -> Result<Image, CliError> {
+    let not_found =
+        || ImageError::NotFound { reference: text.to_owned(), place: "in the store".into() }.into();
+    find(store, text, None)?.ok_or_else(not_found)
+}
+
+pub(crate) fn platform(text: Option<&str>) -> Result<Platform, CliError> {
+    Ok(text.map(str::parse).transpose()?.unwrap_or_else(Platform::host))
+}
+
+/// What an image's configuration says of its containers.
+fn defaults(config: &ImageConfiguration) -> ImageDefaults {
+    let Some(config) = config.config() else { return ImageDefaults::default() };
+    let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
+    ImageDefaults {
+        entrypoint: config.entrypoint().clone().unwrap_or_default(),
+        cmd: config.cmd().clone().unwrap_or_default(),
+        env: config.env().clone().unwrap_or_default(),
+        user: text(config.user()),
+        cwd: text(config.working_dir()),
+        stop_signal: text(config.stop_signal()),
+        labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
+        volumes: config.volumes().clone().unwrap_or_default(),
+        ports: config.exposed_ports().clone().unwrap_or_default(),
+    }
+}
