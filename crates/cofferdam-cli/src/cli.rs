@@ -20,10 +20,8 @@ use cofferdam::request::LogRequest;
 use cdi::CDI_EXAMPLES;
 pub(crate) use cdi::{CdiCommand, CdiFormat};
 pub(crate) use exec::{ExecArgs, SessionCommand};
+pub(crate) use image::{ImageCommand, ImagesArgs, LoadArgs, PullArgs, RmiArgs, TagArgs};
 use image::{NAMES, PULL_EXAMPLES};
-pub(crate) use image::{
-    ImageCommand, ImagesArgs, LoadArgs, LoginArgs, PullArgs, RmiArgs, SaveArgs, SaveFormat, TagArgs,
-};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
@@ -160,22 +158,12 @@ pub(crate) enum Command {
     Rmi(RmiArgs),
     /// Give an image a further name
     Tag(TagArgs),
-    /// Write images to an archive
-    Save(SaveArgs),
     /// Read images from an archive
     Load(LoadArgs),
     /// Look after images
     Image {
         #[command(subcommand)]
         command: ImageCommand,
-    },
-    /// Log in to a registry
-    Login(LoginArgs),
-    /// Log out of a registry
-    Logout {
-        /// The registry [default: docker.io]
-        #[arg(value_name = "REGISTRY")]
-        server: Option<String>,
     },
     /// Building images is not cofferdam's
     #[command(hide = true)]

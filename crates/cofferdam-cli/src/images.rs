@@ -1,12 +1,16 @@
 //! From the name of an image to what a container is made from.
 
+use std::path::PathBuf;
+
+use async_trait::async_trait;
 use cofferdam::request::{ImageDefaults, ImageUse};
-use cofferdam_image::local::Layout;
+use cofferdam::rootfs::images_in_use;
+use cofferdam_image::local::LocalReference;
 use cofferdam_image::oci_spec::image::ImageConfiguration;
 use cofferdam_image::progress::Progress;
-use cofferdam_image::reference::ImageName;
+use cofferdam_image::reference::{Reference, reference};
 use cofferdam_image::source::ImageSource;
-use cofferdam_image::store::Hold;
+use cofferdam_image::store::{Hold, InUse, Users};
 use cofferdam_image::{Image, ImageError, Platform, Store};
 
 use crate::args::{ImageArgs, LaunchArgs, Pull, RegistryArgs};
@@ -45,15 +49,14 @@ pub(crate) async fn obtain(context: &Context, text: &str, args: &ImageArgs) -> R
     let platform = platform(args.platform.as_deref())?;
     let shown = Shown::new();
     let image = match find(&store, text, args.platform.as_ref().map(|_| &platform))? {
-        Some(image) if args.pull != Pull::Always => image,
+        Some((image, _)) if args.pull != Pull::Always => image,
         None if args.pull == Pull::Never => {
             let place = "in the store, and --pull never forbids to fetch it".into();
             return Err(ImageError::NotFound { reference: text.to_owned(), place }.into());
         }
         _ => {
-            let name = ImageName::parse(text)?;
-            note(format_args!("fetching {}", name.familiar()));
-            fetch(&store, &name, &platform, &args.registry, &shown).await?
+            note(format_args!("fetching {text}"));
+            fetch(&store, &Place::parse(text)?, &platform, &args.registry, &shown).await?
         }
     };
     let layers = store.layers(&image, &shown).await?;
@@ -68,42 +71,55 @@ pub(crate) async fn obtain(context: &Context, text: &str, args: &ImageArgs) -> R
     Ok(Obtained { image: Box::new(image), _hold: hold })
 }
 
+/// Where an image is said to be.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Registry(Reference),
+    Local(LocalReference),
+}
+
+impl Place {
+    pub(crate) fn parse(text: &str) -> Result<Self, ImageError> {
+        match LocalReference::parse(text)? {
+            Some(local) => Ok(Self::Local(local)),
+            None => reference(text.strip_prefix("docker://").unwrap_or(text)).map(Self::Registry),
+        }
+    }
+}
+
 /// Brings an image into the store, under its own name if it has one.
 pub(crate) async fn fetch(
     store: &Store,
-    name: &ImageName,
+    place: &Place,
     platform: &Platform,
     registry: &RegistryArgs,
     progress: &dyn Progress,
 ) -> Result<Image, CliError> {
-    let canonical = match name {
-        ImageName::Registry(reference) => Some(reference.whole()),
-        _ => None,
+    let (source, name): (Box<dyn ImageSource>, _) = match place {
+        Place::Local(local) => (Box::new(local.open(store)?), None),
+        Place::Registry(reference) => (registry.source(reference)?, Some(reference.whole())),
     };
-    let source = source(name, registry)?;
-    Ok(store.acquire(source.as_ref(), canonical.as_deref(), platform, progress).await?)
+    Ok(store.acquire(source.as_ref(), name.as_deref(), platform, progress).await?)
 }
 
-/// Where an image of this name is to be had.
-fn source(name: &ImageName, _registry: &RegistryArgs) -> Result<Box<dyn ImageSource>, CliError> {
-    Ok(match name {
-        ImageName::OciLayout { directory, selector } => Box::new(Layout::open(directory, selector.as_deref())?),
-        other => return Err(ImageError::NotFound { reference: other.to_string(), place: "here".into() }.into()),
-    })
-}
-
-/// What the store has under a name or an id; with a platform, for that one only.
-pub(crate) fn find(store: &Store, text: &str, wanted: Option<&Platform>) -> Result<Option<Image>, CliError> {
-    let names = match ImageName::parse(text) {
-        Ok(ImageName::Registry(reference)) => vec![reference.whole(), text.to_owned()],
+/// What the store has under a name or an id, and what it is called there; with a platform, for that one only.
+pub(crate) fn find(
+    store: &Store,
+    text: &str,
+    wanted: Option<&Platform>,
+) -> Result<Option<(Image, String)>, CliError> {
+    let names = match Place::parse(text) {
+        Ok(Place::Registry(reference)) => vec![reference.whole(), text.to_owned()],
         // What lies elsewhere may have changed since.
-        Ok(_) => vec![],
+        Ok(Place::Local(_)) => vec![],
         // It may be an id.
         Err(_) => vec![text.to_owned()],
     };
     for name in names {
         match store.find(&name) {
-            Ok(image) if wanted.is_none_or(|wanted| *wanted == image.platform) => return Ok(Some(image)),
+            Ok(image) if wanted.is_none_or(|wanted| *wanted == image.platform) => {
+                return Ok(Some((image, name)));
+            }
             Ok(_) | Err(ImageError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
@@ -112,10 +128,26 @@ pub(crate) fn find(store: &Store, text: &str, wanted: Option<&Platform>) -> Resu
 }
 
 /// The same, where it must be there.
-pub(crate) fn find_here(store: &Store, text: &str) -> Result<Image, CliError> {
+pub(crate) fn find_here(store: &Store, text: &str) -> Result<(Image, String), CliError> {
     let not_found =
         || ImageError::NotFound { reference: text.to_owned(), place: "in the store".into() }.into();
     find(store, text, None)?.ok_or_else(not_found)
+}
+
+/// Knows what containers use, of every state directory: each root filesystem says what it is made of.
+#[derive(Debug)]
+pub(crate) struct Containers(pub(crate) PathBuf);
+
+#[async_trait]
+impl Users for Containers {
+    async fn in_use(&self) -> Result<InUse, ImageError> {
+        let mut in_use = InUse::default();
+        for (container, image) in images_in_use(&self.0) {
+            in_use.layers.extend(image.layers);
+            in_use.images.insert(image.id, container.short().to_owned());
+        }
+        Ok(in_use)
+    }
 }
 
 pub(crate) fn platform(text: Option<&str>) -> Result<Platform, CliError> {

@@ -1,6 +1,6 @@
 //! How an image comes, for whoever waits: bars on a terminal, a line for each layer elsewhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 
@@ -19,6 +19,15 @@ pub(crate) struct Shown {
     is_terminal: bool,
     is_quiet: bool,
     by_blob: Mutex<HashMap<String, ProgressBar>>,
+    /// What has come or was unpacked, of what is not told of when it was there.
+    moved: Mutex<HashSet<(String, Step)>>,
+}
+
+/// What happens to a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Step {
+    Fetch,
+    Unpack,
 }
 
 impl Shown {
@@ -33,20 +42,28 @@ impl Shown {
             is_terminal: std::io::stderr().is_terminal(),
             is_quiet: quiet,
             by_blob: Mutex::default(),
+            moved: Mutex::default(),
         }
     }
 
     fn with(&self, blob: &Digest, show: impl FnOnce(&ProgressBar)) {
-        if let Some(bar) =
-            self.by_blob.lock().unwrap_or_else(PoisonError::into_inner).get(blob.digest())
-        {
+        if let Some(bar) = self.by_blob.lock().unwrap_or_else(PoisonError::into_inner).get(blob.digest()) {
             show(bar);
         }
     }
 
-    /// A line, where there are no bars.
-    fn line(&self, blob: &Digest, what: &str) {
+    /// Notes that something is done, and not there already.
+    fn moves(&self, blob: &Digest, step: Step) {
         if !self.is_terminal && !self.is_quiet {
+            let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+            moved.insert((blob.digest().to_owned(), step));
+        }
+    }
+
+    /// A line, where there are no bars.
+    fn line(&self, blob: &Digest, step: Step, what: &str) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        if moved.remove(&(blob.digest().to_owned(), step)) {
             note(format_args!("{}: {what}", short(blob)));
         }
     }
@@ -66,11 +83,12 @@ impl Progress for Shown {
     }
 
     fn advanced(&self, blob: &Digest, bytes: u64) {
+        self.moves(blob, Step::Fetch);
         self.with(blob, |bar| bar.set_position(bytes));
     }
 
     fn done(&self, blob: &Digest) {
-        self.line(blob, "fetched");
+        self.line(blob, Step::Fetch, "fetched");
         self.with(blob, |bar| {
             bar.set_position(bar.length().unwrap_or_default());
             bar.set_message("fetched");
@@ -78,6 +96,7 @@ impl Progress for Shown {
     }
 
     fn extracting(&self, blob: &Digest, bytes: u64, of: u64) {
+        self.moves(blob, Step::Unpack);
         self.with(blob, |bar| {
             bar.set_length(of);
             bar.set_position(bytes);
@@ -86,7 +105,7 @@ impl Progress for Shown {
     }
 
     fn extracted(&self, blob: &Digest) {
-        self.line(blob, "unpacked");
+        self.line(blob, Step::Unpack, "unpacked");
         self.with(blob, |bar| bar.finish_with_message("unpacked"));
     }
 }

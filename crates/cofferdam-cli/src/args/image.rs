@@ -1,6 +1,11 @@
 //! The options by which an image is chosen and fetched.
 
 use clap::{Args, ValueEnum};
+use cofferdam_image::ImageError;
+use cofferdam_image::reference::Reference;
+use cofferdam_image::source::ImageSource;
+
+use crate::output::CliError;
 
 /// How registries are spoken to.
 #[derive(Debug, Clone, Default, Args)]
@@ -15,6 +20,14 @@ pub(crate) struct RegistryArgs {
         hide_env_values = true
     )]
     pub(crate) insecure: Vec<String>,
+}
+
+impl RegistryArgs {
+    /// The registry that has an image.
+    pub(crate) fn source(&self, reference: &Reference) -> Result<Box<dyn ImageSource>, CliError> {
+        let place = format!("here, and {} is not asked yet", reference.registry());
+        Err(ImageError::NotFound { reference: reference.whole(), place }.into())
+    }
 }
 
 /// Which image, and when it is fetched.

@@ -84,13 +84,10 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Top { container } => limits::top(&context, &container).await,
         Command::Pull(args) => image::pull(&context, args).await,
         Command::Images(args) => image::list(&context, &args),
-        Command::Rmi(args) => image::remove(&context, &args),
+        Command::Rmi(args) => image::remove(&context, &args).await,
         Command::Tag(args) => image::tag(&context, &args),
-        Command::Save(args) => image::save(&context, args).await,
         Command::Load(args) => image::load(&context, args).await,
         Command::Image { command } => image::run(&context, command).await,
-        Command::Login(args) => image::login(args).await,
-        Command::Logout { server } => image::logout(server.as_deref()).await,
         Command::Info { format, driver } => info::info(&context, format.as_deref(), &driver).await,
         Command::Capabilities { runtimes, format } => {
             info::capabilities(&context, &runtimes, format.as_deref()).await

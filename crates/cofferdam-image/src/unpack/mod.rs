@@ -17,11 +17,12 @@ mod tests;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 
+pub(crate) use entry::Kind as EntryKind;
 pub use error::UnpackError;
+pub(crate) use records::Records;
 
 use entry::{Entry, Kind};
 use place::Place;
-use records::Records;
 
 /// What a layer may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,7 +28,7 @@ pub(crate) async fn an_image_comes_is_found_and_is_unpacked() {
         let mut made = Made::new(&place.path().join(format!("{pack:?}")));
         let layers = [tar(&[("a", b"one"), ("d/b", b"two")]), tar(&[("a", b"three")])];
         let manifest = made.image("t", &layers, pack);
-        let source = made.source("t");
+        let source = made.source(&store, "t");
         let name = format!("registry.example/team/{pack:?}:1");
         let image = acquire(&store, &source, &name).await.unwrap();
         assert_eq!(image.manifest.as_ref(), manifest["digest"].as_str().unwrap());
@@ -69,7 +69,7 @@ pub(crate) async fn what_ended_in_the_middle_goes_on_there() {
     let mut made = Made::new(&place.path().join("layout"));
     let manifest = made.image("t", &[tar(&[("noise", &noise(1, 3 << 20))])], Pack::Plain);
     let store = Store::open(&place.path().join("store")).unwrap();
-    let mut source = made.source("t");
+    let mut source = made.source(&store, "t");
     source.cut_after = (1 << 20).into();
     acquire(&store, &source, "n").await.unwrap();
     let offsets: Vec<u64> = source.asked.lock().unwrap().iter().skip(1).map(|(_, offset)| *offset).collect();
@@ -80,7 +80,7 @@ pub(crate) async fn what_ended_in_the_middle_goes_on_there() {
         [(false, false, vec![700_000]), (false, true, vec![700_000]), (true, false, vec![700_000, 0])]
     {
         let store = Store::open(&place.path().join(format!("{damaged}{cannot_resume}"))).unwrap();
-        let mut source = made.source("t");
+        let mut source = made.source(&store, "t");
         source.cannot_resume = cannot_resume;
         let layer = layer_of(&made, &manifest);
         let mut start = read(made.blob_path(&layer))[..700_000].to_vec();
@@ -96,7 +96,7 @@ pub(crate) async fn what_ended_in_the_middle_goes_on_there() {
     }
 
     let store = Store::open(&place.path().join("poor")).unwrap();
-    let source = made.source("t");
+    let source = made.source(&store, "t");
     source.cut_after.store(1000, Ordering::Relaxed);
     let error = acquire(&store, &source, "n").await.unwrap_err();
     assert!(matches!(error, ImageError::Transfer { .. }), "{error}");

@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use cofferdam_image::local::Layout;
+use cofferdam_image::local::{LocalImage, LocalReference};
 use cofferdam_image::source::{BlobStream, ImageSource};
-use cofferdam_image::{ImageError, Platform};
+use cofferdam_image::{ImageError, Platform, Store};
 use oci_spec::image::Descriptor;
 use serde_json::{Value, json};
 use sha2::Digest as _;
@@ -153,8 +153,8 @@ impl Made {
         manifest
     }
 
-    pub(crate) fn source(&self, tag: &str) -> Counting {
-        Counting::new(Layout::open(&self.path, Some(tag)).unwrap())
+    pub(crate) fn source(&self, store: &Store, tag: &str) -> Counting {
+        Counting::new(local(store, &format!("oci:{}:{tag}", self.path.display())).unwrap())
     }
 }
 
@@ -168,10 +168,15 @@ pub(crate) fn for_platform(mut descriptor: Value, platform: &str) -> Value {
     descriptor
 }
 
+/// Opens what a reference to a directory or an archive means.
+pub(crate) fn local(store: &Store, reference: &str) -> Result<LocalImage, ImageError> {
+    LocalReference::parse(reference).unwrap().unwrap().open(store)
+}
+
 /// A source that counts what is asked of it, and can fail as networks do.
 #[derive(Debug)]
 pub(crate) struct Counting {
-    pub(crate) inner: Layout,
+    pub(crate) inner: LocalImage,
     /// How many blobs were asked for, and from which byte on.
     pub(crate) asked: Mutex<Vec<(String, u64)>>,
     /// How many bytes a stream has before it ends; 0 is all.
@@ -181,7 +186,7 @@ pub(crate) struct Counting {
 }
 
 impl Counting {
-    pub(crate) fn new(inner: Layout) -> Self {
+    pub(crate) fn new(inner: LocalImage) -> Self {
         Self { inner, asked: Mutex::default(), cut_after: AtomicU64::new(0), cannot_resume: false }
     }
 

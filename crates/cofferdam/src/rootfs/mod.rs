@@ -17,7 +17,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, opena
 
 pub use command::CommandError;
 pub(crate) use command::check_process;
-pub use overlay::OverlayError;
+pub use overlay::{OverlayError, images_in_use};
 pub use users::UserError;
 pub(crate) use users::{check_accounts, resolve_user};
 pub(crate) use walk::Found;

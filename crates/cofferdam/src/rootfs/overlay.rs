@@ -177,6 +177,18 @@ pub(crate) fn leftovers(
     ids.filter(|id| is_ours(id) && !is_known(id)).collect()
 }
 
+/// The images of the root filesystems that are there, each with the container that has one.
+#[must_use]
+pub fn images_in_use(rootfs_dir: &Path) -> Vec<(ContainerId, ImageUse)> {
+    let entries = std::fs::read_dir(rootfs_dir).into_iter().flatten().flatten();
+    let of = |entry: std::fs::DirEntry| {
+        let id = entry.file_name().to_str()?.parse::<ContainerId>().ok()?;
+        let text = std::fs::read(entry.path().join("image.json")).ok()?;
+        Some((id, serde_json::from_slice(&text).ok()?))
+    };
+    entries.filter_map(of).collect()
+}
+
 /// Keeps the image's layers from being removed, until it is closed.
 fn hold(image: &ImageUse) -> Result<OwnedFd, OverlayError> {
     let failed =

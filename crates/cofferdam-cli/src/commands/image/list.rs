@@ -57,7 +57,9 @@ impl Listed {
         let row = |name: String| {
             let after_host = name.rfind('/').unwrap_or(0);
             let (repository, tag) = match name[after_host..].find(':') {
-                Some(colon) => (name[..after_host + colon].to_owned(), name[after_host + colon + 1..].to_owned()),
+                Some(colon) => {
+                    (name[..after_host + colon].to_owned(), name[after_host + colon + 1..].to_owned())
+                }
                 None => (name, "<none>".to_owned()),
             };
             let id = self.short_id(args.no_trunc);
@@ -70,14 +72,18 @@ impl Listed {
 
 pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<u8, CliError> {
     let wanted = args.name.as_deref().map(|name| reference(name).map(|name| familiar(&name))).transpose()?;
-    let is_tagged = args.name.as_deref().is_some_and(|name| name.rsplit('/').next().is_some_and(|last| last.contains(':')));
+    let is_tagged = args
+        .name
+        .as_deref()
+        .is_some_and(|name| name.rsplit('/').next().is_some_and(|last| last.contains(':')));
     let is_wanted = |image: &Listed| {
         let Some(wanted) = &wanted else { return true };
-        let repository = |name: &str| name.rsplit_once(':').map_or(name.to_owned(), |(repository, _)| repository.to_owned());
+        let repository = |name: &str| {
+            name.rsplit_once(':').map_or(name.to_owned(), |(repository, _)| repository.to_owned())
+        };
         image.names.iter().any(|name| name == wanted || !is_tagged && repository(name) == repository(wanted))
     };
-    let images: Vec<Listed> =
-        store(context)?.images()?.iter().map(Listed::of).filter(is_wanted).collect();
+    let images: Vec<Listed> = store(context)?.images()?.iter().map(Listed::of).filter(is_wanted).collect();
     if args.quiet {
         images.iter().try_for_each(|image| print(image.short_id(args.no_trunc)))?;
         return Ok(0);
@@ -114,11 +120,13 @@ pub(super) fn inspect(context: &Context, names: &[String], format: Option<&str>)
     let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
     let mut all = Vec::new();
     for name in names {
-        let image = find_here(&store, name)?;
+        let (image, _) = find_here(&store, name)?;
         all.push(Inspected { listed: Listed::of(&image), config: image.config });
     }
     match template {
-        Some(template) => all.iter().try_for_each(|image| print(template.render(&template_value(image)?)?))?,
+        Some(template) => {
+            all.iter().try_for_each(|image| print(template.render(&template_value(image)?)?))?
+        }
         None => print_json(&all)?,
     }
     Ok(0)

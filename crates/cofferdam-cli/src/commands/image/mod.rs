@@ -2,21 +2,19 @@
 
 mod archive;
 mod list;
-mod login;
 mod remove;
 
 use cofferdam_image::ImageError;
-use cofferdam_image::reference::{ImageName, reference};
+use cofferdam_image::reference::reference;
 
 use crate::cli::{ImageCommand, PullArgs, TagArgs};
 use crate::context::Context;
-use crate::images::{fetch, find_here, platform, store};
+use crate::images::{Place, fetch, find_here, platform, store};
 use crate::output::{CliError, OUR_FAILURE, note, print, print_failure};
 use crate::progress::Shown;
 
-pub(super) use archive::{load, save};
+pub(super) use archive::load;
 pub(super) use list::list;
-pub(super) use login::{login, logout};
 pub(super) use remove::remove;
 
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, CliError> {
@@ -24,12 +22,11 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, 
         ImageCommand::Ls(args) => list(context, &args),
         ImageCommand::Pull(args) => pull(context, args).await,
         ImageCommand::Inspect { format, images } => list::inspect(context, &images, format.as_deref()),
-        ImageCommand::Rm(args) => remove(context, &args),
+        ImageCommand::Rm(args) => remove(context, &args).await,
         ImageCommand::Tag(args) => tag(context, &args),
-        ImageCommand::Save(args) => save(context, args).await,
         ImageCommand::Load(args) => load(context, args).await,
-        ImageCommand::Prune { all, force } => remove::prune(context, all, force),
-        ImageCommand::Verify => remove::verify(context),
+        ImageCommand::Prune { all, force } => remove::prune(context, all, force).await,
+        ImageCommand::Verify => remove::verify(context).await,
     }
 }
 
@@ -40,13 +37,12 @@ pub(super) async fn pull(context: &Context, args: PullArgs) -> Result<u8, CliErr
     let mut code = 0;
     for text in &args.images {
         let pulled = async {
-            let name = ImageName::parse(text)?;
             let shown = Shown::unless(args.quiet);
-            let image = fetch(&store, &name, &platform, &args.registry, &shown).await?;
+            let image = fetch(&store, &Place::parse(text)?, &platform, &args.registry, &shown).await?;
             // Now rather than at the first start.
             store.layers(&image, &shown).await?;
             if !args.quiet {
-                note(format_args!("{} is here, with manifest {}", name.familiar(), image.manifest));
+                note(format_args!("{text} is here, with manifest {}", image.manifest));
             }
             print(&image.id)
         };
@@ -61,12 +57,12 @@ pub(super) async fn pull(context: &Context, args: PullArgs) -> Result<u8, CliErr
 /// Gives an image a further name.
 pub(super) fn tag(context: &Context, args: &TagArgs) -> Result<u8, CliError> {
     let store = store(context)?;
-    let image = find_here(&store, &args.image)?;
+    let (_, known_as) = find_here(&store, &args.image)?;
     let name = reference(&args.name)?;
     if name.digest().is_some() {
         let why = "a digest is not given to an image, it has one".into();
         return Err(ImageError::BadReference { reference: args.name.clone(), why }.into());
     }
-    store.tag(&image, &name.whole())?;
+    store.tag(&known_as, &name.whole())?;
     Ok(0)
 }
