@@ -5,12 +5,12 @@
 //!
 //! Invariant: whatever is made on the host is written down before, so that it can be taken away by somebody else.
 
-pub mod egress;
 //! Foreign programs (plugins, iptables) are started by whoever uses this crate, through [`Programs`].
 
 mod attachment;
 pub mod bridge;
 pub mod cni;
+pub mod egress;
 mod error;
 mod lock;
 pub mod namespace;
