@@ -16,6 +16,7 @@ use crate::lock::{Hold, Lock};
 use crate::netlink;
 use crate::networks::Networks;
 use crate::record::write_whole;
+use crate::rules::LOCK_SECONDS;
 
 /// The network's name.
 pub const NAME: &str = "bridge";
@@ -164,7 +165,7 @@ fn read_routes(text: &str) -> (Vec<Ipv4Net>, Option<String>) {
             |text: &str| u32::from_str_radix(text, 16).map(|value| Ipv4Addr::from(value.to_ne_bytes()));
         let (Ok(destination), Ok(mask)) = (address(destination), address(mask)) else { continue };
         match Ipv4Net::with_netmask(destination, mask) {
-            Ok(net) if net.prefix_len() == 0 => default_link = default_link.or(Some(link.to_owned())),
+            Ok(net) if net.prefix_len() == 0 => default_link = default_link.or_else(|| Some(link.to_owned())),
             Ok(net) if link != LINK => routes.push(net),
             _ => {}
         }
@@ -200,7 +201,7 @@ fn conflist(leases: &Path, options: &BridgeOptions, host: &Host) -> Result<Value
         "hairpinMode": true,
         "ipam": { "type": "host-local", "dataDir": leases, "ranges": ranges, "routes": routes },
     });
-    if let Some(mtu) = options.mtu.or(host.mtu.filter(|mtu| MTUS.contains(mtu))) {
+    if let Some(mtu) = options.mtu.or_else(|| host.mtu.filter(|mtu| MTUS.contains(mtu))) {
         if !MTUS.contains(&mtu) {
             return Err(invalid("MTU", mtu, "it is not from 1280 to 65535"));
         }
@@ -253,12 +254,13 @@ impl Networks {
     /// it: a container that can send raw ones would reach all that listens on the host's loopback (CVE-2020-8558).
     /// Answers to published ports are not dropped: they go to the bridge's own address.
     pub(crate) async fn guard_loopback(&self) -> Result<(), NetworkError> {
-        const RULE: &str = "PREROUTING -i cofferdam0 -d 127.0.0.0/8 -m comment --comment cofferdam -j DROP";
-        let words = |verb: &str| format!("-t raw {verb} {RULE}");
-        if self.iptables("iptables", &words("-C")).await.is_ok() {
+        const RULE: [&str; 9] =
+            ["PREROUTING", "-i", LINK, "-d", "127.0.0.0/8", "-m", "comment", "--comment", "cofferdam"];
+        let words = |verb| [&["-w", LOCK_SECONDS, "-t", "raw", verb], &RULE[..], &["-j", "DROP"]].concat();
+        if self.iptables("iptables", &words("-C"), "").await.is_ok() {
             return Ok(());
         }
-        self.iptables("iptables", &words("-I")).await.map(|_| ())
+        self.iptables("iptables", &words("-I"), "").await.map(drop)
     }
 }
 

@@ -118,7 +118,7 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// Somebody else has a port of the host.
-    #[error("port {port}/{protocol} of {address} is taken{}", holder(.by))]
+    #[error("port {port}/{protocol} of {address} is taken{}", holder(.by.as_ref()))]
     PortTaken {
         /// The host's address.
         address: std::net::IpAddr,
@@ -244,8 +244,8 @@ fn tail(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!(" (it wrote: {stderr})") }
 }
 
-fn holder(by: &Option<String>) -> String {
-    by.as_ref().map_or_else(String::new, |id| format!(" by the container {id}"))
+fn holder(by: Option<&String>) -> String {
+    by.map_or_else(String::new, |id| format!(" by the container {id}"))
 }
 
 fn chain(error: &NetworkError) -> String {

@@ -12,6 +12,8 @@ pub mod bridge;
 pub mod cni;
 pub mod egress;
 mod error;
+mod gc;
+mod leases;
 mod lock;
 pub mod namespace;
 mod netlink;
@@ -26,5 +28,6 @@ mod sys;
 
 pub use attachment::{Attached, Attachment};
 pub use error::{NetworkError, NetworkErrorKind};
+pub use gc::Leftovers;
 pub use networks::{AttachRequest, DEFAULT_INTERFACE, Networks, Places};
 pub use programs::{ProgramCall, ProgramEnd, ProgramStatus, Programs};

@@ -306,6 +306,15 @@ impl Networks {
         self.places.state.join("attached").join(id)
     }
 
+    /// Directories of all records in the pool.
+    pub(crate) fn pool_directories(&self) -> Result<Vec<PathBuf>, NetworkError> {
+        let mut all = Vec::new();
+        for (_, network) in entries(&self.places.state.join("pool"))? {
+            all.extend(entries(&network)?.into_iter().map(|(_, path)| path));
+        }
+        Ok(all)
+    }
+
     /// Records of all containers, with their ids.
     pub(crate) fn attached_records(&self) -> Result<Vec<(String, Record)>, NetworkError> {
         let all = entries(&self.places.state.join("attached"))?.into_iter();

@@ -171,7 +171,7 @@ fn choose(
         let (socket, host) = match hold(SocketAddr::new(request.address, candidate), request.protocol) {
             Ok(held) => held,
             Err(Errno::ADDRINUSE) => {
-                refusal.get_or_insert(refused(None));
+                refusal.get_or_insert_with(|| refused(None));
                 continue;
             }
             Err(errno) => {
@@ -190,7 +190,7 @@ fn choose(
         };
         match taken.iter().find(|(_, other)| port.excludes(other)) {
             Some((id, _)) => {
-                refusal.get_or_insert(refused(Some(id.clone())));
+                refusal.get_or_insert_with(|| refused(Some(id.clone())));
                 rejected.push(socket);
             }
             None => return Ok((port, socket)),
@@ -308,10 +308,13 @@ mod tests {
 
     fn short(text: &str) -> Result<Vec<String>, String> {
         let show = |port: PortRequest| {
-            let host = port.host.map_or("*".into(), |range| match (range.start(), range.end()) {
-                (first, last) if first == last => first.to_string(),
-                (first, last) => format!("{first}-{last}"),
-            });
+            let host = port.host.map_or_else(
+                || "*".into(),
+                |range| match (range.start(), range.end()) {
+                    (first, last) if first == last => first.to_string(),
+                    (first, last) => format!("{first}-{last}"),
+                },
+            );
             format!("{} {host} {} {}", port.address, port.container, port.protocol.as_str())
         };
         parse(text).map(|ports| ports.into_iter().map(show).collect())

@@ -39,7 +39,16 @@ pub(crate) fn run_inside(name: &str) {
     ];
     let output = command("unshare", &words).env(TRIAL, name).output().unwrap();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    print!("{}", text(&output.stdout));
+}
+
+/// Starts this binary again on the same host, to be killed. It attaches a container again and again.
+#[expect(clippy::disallowed_methods, reason = "a test runs commands")]
+pub(crate) fn start_attacher(id: &str) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
+        .env(TRIAL, crate::gc::ATTACHER)
+        .env("ID", id)
+        .spawn()
+        .unwrap()
 }
 
 /// Covers what plugins would write to on the machine.
@@ -88,7 +97,11 @@ pub(crate) fn places() -> Places {
 }
 
 pub(crate) fn networks() -> Networks {
-    Networks::open(places(), BridgeOptions::default(), Arc::new(TokioPrograms)).unwrap()
+    networks_at(places())
+}
+
+pub(crate) fn networks_at(places: Places) -> Networks {
+    Networks::open(places, BridgeOptions::default(), Arc::new(TokioPrograms)).unwrap()
 }
 
 pub(crate) fn request(network: &str) -> AttachRequest {
@@ -106,11 +119,11 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A web server in a namespace; answers with `body`.
+#[expect(clippy::zombie_processes, reason = "it goes with the host's first process, which is this one")]
 pub(crate) fn serve(namespace: &Path, body: &str) {
     let root = format!("/run/www-{body}");
     sh(&format!("mkdir -p {root} && echo {body} > {root}/index.html"));
     let enter = format!("--net={}", namespace.display());
-    // It goes with the host's first process.
     command("nsenter", &[&enter, "busybox", "httpd", "-f", "-p", "[::]:80", "-h", &root]).spawn().unwrap();
 }
 

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
 mod attach;
+mod gc;
 mod host;
 mod programs;
 
@@ -13,11 +14,14 @@ use cofferdam_testkit::suite::{run, trial};
 /// A trial: its name, and what it does on its host.
 type Trial = (&'static str, fn());
 
-const TRIALS: &[&[Trial]] = &[attach::TRIALS];
+const TRIALS: &[&[Trial]] = &[attach::TRIALS, gc::TRIALS];
 
 fn main() -> ExitCode {
     let all = || TRIALS.iter().copied().flatten();
     if let Some(name) = host::trial_inside() {
+        if name == gc::ATTACHER {
+            gc::attach_again_and_again();
+        }
         let (_, act) = all().find(|(known, _)| *known == name).expect("a trial with this name");
         host::prepare();
         act();
