@@ -15,6 +15,7 @@ mod error;
 mod gc;
 mod leases;
 mod lock;
+pub mod names;
 pub mod namespace;
 mod netlink;
 mod networks;
