@@ -4,6 +4,7 @@ mod devices;
 mod image;
 mod limits;
 mod mounts;
+mod network;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 pub(crate) use devices::{DeviceArgs, DeviceSearchArgs, DriverArgs};
 pub(crate) use image::{ImageArgs, Pull, RegistryArgs};
 pub(crate) use limits::{LimitArgs, ResourceArgs};
+pub(crate) use network::NetworkArgs;
 
 use mounts::MountArgs;
 
@@ -64,9 +66,8 @@ pub(crate) struct LaunchArgs {
     pub(crate) label: Vec<String>,
     #[command(flatten)]
     pub(crate) mounts: MountArgs,
-    /// none, host, or ns:PATH for a prepared network namespace [default: the bundle's, or none]
-    #[arg(long, value_name = "NETWORK", help_heading = "Container")]
-    pub(crate) network: Option<String>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Size of /dev/shm, by which processes share memory [default: 64m]
     #[arg(long, value_name = "SIZE", help_heading = "Container")]
     pub(crate) shm_size: Option<String>,
@@ -306,7 +307,7 @@ impl LaunchArgs {
         request.shm_size.clone_from(&self.shm_size);
         request.limits = self.limits.request();
         request.resources = self.resources.request();
-        request.network.clone_from(&self.network);
+        self.network.fill(&mut request);
         request.read_only = self.read_only;
         request.cap_add.clone_from(&self.cap_add);
         request.cap_drop.clone_from(&self.cap_drop);

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cni::{AddResult, Dns, Route};
 use crate::ports::{HeldPorts, PublishedPort};
 use crate::record::Record;
 
 /// A container's attachment to a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The container.
     pub id: String,

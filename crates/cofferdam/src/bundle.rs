@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::error::{Code, Diagnose};
 use crate::request::Refused;
 use crate::spec::PreparedSpec;
+use crate::state::write_atomically;
 
 /// The largest config.json that is read, in bytes. 10,000 environment entries fit; runc takes seconds for 50 MB.
 pub const CONFIG_LIMIT_BYTES: u64 = 4 << 20;
@@ -201,6 +202,23 @@ pub fn write(directory: &Path, spec: &PreparedSpec) -> Result<(), BundleError> {
         file.write_all(&text)
     });
     result.map_err(|source| BundleError::Write { path: directory.to_owned(), source })
+}
+
+/// Says in a bundle of ours which network namespace is to be joined, now that it is known.
+///
+/// # Errors
+/// [`BundleError::Write`] where the file cannot be read, or not be written.
+pub(crate) fn join_network(directory: &Path, namespace: &Path) -> Result<(), BundleError> {
+    let failed = |source: io::Error| BundleError::Write { path: directory.to_owned(), source };
+    let path = directory.join(CONFIG_FILE);
+    let text = std::fs::read(&path).map_err(failed)?;
+    let mut spec: Value = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+    let namespaces = spec.pointer_mut("/linux/namespaces").and_then(Value::as_array_mut);
+    let network = namespaces.into_iter().flatten().find(|entry| entry["type"] == "network");
+    let network = network.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+    network["path"] = namespace.to_string_lossy().into();
+    let text = serde_json::to_vec(&spec).map_err(|error| failed(error.into()))?;
+    write_atomically(&path, |out| out.write_all(&text)).map_err(failed)
 }
 
 #[cfg(test)]

@@ -66,7 +66,8 @@ pub const STEPS: [&str; 12] = [
 ];
 
 /// Steps that a container passes only when somebody asks for them, or when its supervisor has died.
-pub const OTHER_STEPS: [&str; 10] = [
+pub const OTHER_STEPS: [&str; 11] = [
+    "launch.network",
     "runtime.called",
     "restart.reported",
     "restart.cleared",

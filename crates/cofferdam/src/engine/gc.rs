@@ -16,6 +16,7 @@ use crate::cgroup::CgroupPath;
 use crate::error::Failure;
 use crate::id::{ContainerId, ContainerName, ID_LENGTH};
 use crate::lifecycle::Status;
+use crate::network::networks;
 use crate::rootfs::overlay;
 use crate::state::{ContainerDir, lock_is_free};
 use crate::volume::VolumeError;
@@ -59,6 +60,8 @@ pub enum LeftoverKind {
     Report,
     /// The root filesystem of a container of an image that is gone.
     Rootfs,
+    /// What a network has of a container that is gone: a namespace, an address, rules.
+    Network,
     /// A volume without a name whose container is gone, and which was to go with it.
     Volume,
 }
@@ -76,6 +79,7 @@ impl LeftoverKind {
             Self::Log => "log",
             Self::Report => "report",
             Self::Rootfs => "rootfs",
+            Self::Network => "network",
             Self::Volume => "volume",
         }
     }
@@ -95,6 +99,7 @@ impl Engine {
         self.collect_names(only_show, &mut found);
         self.collect_logs(only_show, &mut found);
         self.collect_rootfs(only_show, &mut found);
+        self.collect_networks(only_show, &mut found).await;
         self.collect_volumes(only_show, &mut found);
         let reports = if only_show { self.state.expired_reports() } else { self.state.sweep_reports() };
         let report =
@@ -187,6 +192,34 @@ impl Engine {
                 item.take(self.state.release_name(&name, &id).map_err(EngineError::from));
             }
             found.push(item);
+        }
+    }
+
+    /// Nothing is looked for where no container has ever been attached.
+    async fn collect_networks(&self, only_show: bool, found: &mut Vec<Leftover>) {
+        let directory = self.network_dir();
+        if !directory.exists() {
+            return;
+        }
+        let is_known =
+            |id: &str| id.parse().is_ok_and(|id: ContainerId| self.state.container(&id).path().exists());
+        let collected = async {
+            let networks = networks(&directory)?;
+            if only_show { networks.leftovers(&is_known).await } else { networks.gc(&is_known).await }
+        };
+        let why = "its container is gone";
+        match collected.await {
+            Ok(left) => {
+                let namespaces = left.namespaces.into_iter().chain(left.rules);
+                let paths = left.prepared.iter().chain(&left.leases).map(|path| show(path));
+                let all = left.containers.into_iter().chain(namespaces).chain(paths);
+                found.extend(all.map(|what| leftover(LeftoverKind::Network, what, why, !only_show)));
+            }
+            Err(error) => {
+                let mut item = leftover(LeftoverKind::Network, show(&directory), why, false);
+                item.failure = Some(Failure::of(&error));
+                found.push(item);
+            }
         }
     }
 

@@ -41,7 +41,7 @@ use crate::exit::ExitReport;
 use crate::gpu::DeviceRequest;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
-use crate::launch::{LaunchError, Launcher};
+use crate::launch::{LaunchError, Launcher, network_dir_of};
 use crate::lifecycle::{Status, WrongState};
 use crate::runtime::{self, Runtime, RuntimeConfig, RuntimeError};
 use crate::state::{ContainerDir, Record, StateDir, StateError, lock_is_free};
@@ -230,6 +230,12 @@ impl Engine {
         self.data_dir.join("rootfs")
     }
 
+    /// Where the attachments of this state directory's containers to networks are written down.
+    #[must_use]
+    pub fn network_dir(&self) -> PathBuf {
+        network_dir_of(&self.data_dir, self.state.path())
+    }
+
     /// The volumes.
     #[must_use]
     pub fn volumes(&self) -> VolumeStore {
@@ -254,7 +260,7 @@ impl Engine {
     /// [`LaunchError::Runtime`] when its binary cannot be used.
     pub async fn launcher(&self, config: RuntimeConfig) -> Result<Launcher, LaunchError> {
         let launcher = Launcher::open(self.state.clone(), Arc::clone(&self.host), config).await?;
-        Ok(launcher.with_volumes(self.volumes()))
+        Ok(launcher.with_data_dir(&self.data_dir))
     }
 
     /// Closes the records of containers that have GPUs, and have ended since their supervisors died, for a request that

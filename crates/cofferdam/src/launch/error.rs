@@ -8,7 +8,7 @@ use crate::cdi::CdiError;
 use crate::error::{Code, Diagnose};
 use crate::fault::Fault;
 use crate::gpu::GpuError;
-use crate::network::NetworkError;
+use crate::network::{CniError, NetworkError};
 use crate::request::Refused;
 use crate::rootfs::{CommandError, OverlayError, RootfsError, UserError};
 use crate::runtime::{LocateError, RuntimeError};
@@ -56,6 +56,9 @@ pub enum LaunchError {
     /// The command cannot be executed.
     #[error(transparent)]
     Command(#[from] CommandError),
+    /// There is no such network, or its files cannot be written.
+    #[error(transparent)]
+    Cni(#[from] CniError),
     /// The network cannot be joined.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -107,6 +110,7 @@ impl LaunchError {
             Self::Rate(error) => error,
             Self::Command(error) => error,
             Self::Network(error) => error,
+            Self::Cni(error) => error,
             Self::Volume(error) => error,
             Self::State(error) => error,
             Self::Start(error) => error,

@@ -18,6 +18,7 @@
 mod devices;
 mod error;
 mod mounts;
+mod network;
 mod source;
 
 use std::net::IpAddr;
@@ -29,6 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use error::LaunchError;
+pub(crate) use network::directory_of as network_dir_of;
 use source::{make_private, open_source};
 
 use crate::bundle;
@@ -40,7 +42,7 @@ use crate::host::HostFacts;
 use crate::id::{ContainerId, ContainerName};
 use crate::keeper::{Charge, KeeperProgram, Keeping, Kept};
 use crate::lifecycle::Status;
-use crate::network::check_namespace;
+use crate::network::{NameFiles, check_namespace};
 use crate::process::{Reaper, Seat};
 use crate::request::{
     ContainerPlan, LaunchRequest, Limits, NetworkMode, Refused, RestartPolicy, Restarts, Source, StdioFiles,
@@ -69,6 +71,8 @@ pub struct Launcher {
     host: Arc<HostFacts>,
     runtime: Arc<dyn Runtime>,
     volumes: VolumeStore,
+    /// Where attachments to networks are written down.
+    network_dir: PathBuf,
     background: Option<Background>,
 }
 
@@ -105,7 +109,8 @@ pub struct Container {
 }
 
 impl Launcher {
-    /// A launcher for one runtime, with volumes in the default data directory. The runtime's binary is probed if that has not been done yet.
+    /// A launcher for one runtime, with the default data directory. The runtime's binary is probed if that has not been
+    /// done yet.
     ///
     /// # Errors
     /// [`LaunchError::Runtime`] when the binary cannot be used.
@@ -116,14 +121,22 @@ impl Launcher {
     ) -> Result<Self, LaunchError> {
         check_root(&config.root)?;
         let runtime = runtime::open(config, &state.cache()).await?;
-        let volumes = VolumeStore::of(Path::new(DEFAULT_DATA_DIR));
-        Ok(Self { state, host, runtime, volumes, background: None })
+        let launcher = Self {
+            volumes: VolumeStore::of(Path::new("")),
+            network_dir: PathBuf::new(),
+            state,
+            host,
+            runtime,
+            background: None,
+        };
+        Ok(launcher.with_data_dir(Path::new(DEFAULT_DATA_DIR)))
     }
 
-    /// Keeps volumes elsewhere.
+    /// Keeps elsewhere what outlasts a reboot.
     #[must_use]
-    pub fn with_volumes(self, volumes: VolumeStore) -> Self {
-        Self { volumes, ..self }
+    pub fn with_data_dir(self, data_dir: &Path) -> Self {
+        let network_dir = network_dir_of(data_dir, self.state.path());
+        Self { volumes: VolumeStore::of(data_dir), network_dir, ..self }
     }
 
     /// For a process that nobody waits for: the report of a container is written down however long that takes, and its
@@ -152,13 +165,15 @@ impl Launcher {
         self.prepare_plan(validate(request)?)
     }
 
-    fn prepare_plan(&self, plan: ContainerPlan) -> Result<Prepared, LaunchError> {
+    fn prepare_plan(&self, mut plan: ContainerPlan) -> Result<Prepared, LaunchError> {
+        self.find_network(&mut plan)?;
         let (bundle, rootfs) = open_source(&plan.source, &plan.id)?;
         let user = plan.user.as_ref().map(|user| rootfs::resolve_user(&rootfs, user)).transpose()?;
         let init = plan.init.then(spec::init::find).transpose()?;
         let rates = spec::resolve_rates(&plan.resources.device_rates)?;
         let config = bundle.as_ref().map(|(_, config)| config);
         let granted = self.look_for_devices(&plan.devices, config)?;
+        let names: Vec<_> = self.name_files(&plan).iter().flat_map(NameFiles::mounts).collect();
         let spec = spec::prepare(Ingredients {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
@@ -168,11 +183,12 @@ impl Launcher {
             init: init.as_deref(),
             rates: &rates,
             granted: &granted,
+            names: &names,
             host: &self.host,
             runtime: self.runtime.as_ref(),
         })?;
         self.check_probe(&plan, &spec.network)?;
-        self.check_surroundings(&rootfs, &plan, &spec)?;
+        self.check_surroundings(&rootfs, &plan, &spec, &names)?;
         if self.runtime.is_sandbox() {
             devices::check_nodes(&spec.value)?;
         }
@@ -199,8 +215,9 @@ impl Launcher {
         rootfs: &Rootfs,
         plan: &ContainerPlan,
         spec: &PreparedSpec,
+        names: &[(PathBuf, &'static str)],
     ) -> Result<(), LaunchError> {
-        mounts::check_sources(plan, spec, self.volumes.path())?;
+        mounts::check_sources(plan, spec, self.volumes.path(), names)?;
         if let NetworkMode::Namespace { path } = &spec.network {
             check_namespace(path)?;
         }
@@ -381,6 +398,7 @@ impl Launcher {
             overlay::assemble(image, &plan.id, self.state.path())?;
         }
         fault::reached("launch.rootfs")?;
+        self.write_names(prepared)?;
         self.take_volumes(container, prepared)?;
         bundle::write(&container.bundle(), spec)?;
         fault::reached("launch.bundle")?;
@@ -407,6 +425,8 @@ impl Launcher {
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
             mounts: plan.mounts.iter().map(|mount| mount.record(self.volumes.path())).collect(),
             network: spec.network.clone(),
+            connection: self.connection(plan, &spec.network),
+            attachment: None,
             gpus: granted.gpus.clone(),
             limits: Limits::of_resources(&spec.value["linux"]["resources"]).overlaid_with(&plan.limits),
             memory_headroom_bytes: spec.memory_headroom_bytes,

@@ -16,11 +16,13 @@ pub(super) fn check_sources(
     plan: &ContainerPlan,
     spec: &PreparedSpec,
     volumes: &Path,
+    names: &[(PathBuf, &'static str)],
 ) -> Result<(), LaunchError> {
     let is_volume = |mount: &&MountRequest| matches!(mount.kind, MountKind::Volume { .. });
     let made_later: Vec<PathBuf> =
         plan.mounts.iter().filter(is_volume).filter_map(|mount| mount.source(volumes)).collect();
-    for path in spec.view().bind_sources().filter(|path| !made_later.contains(path)) {
+    let is_ours = |path: &PathBuf| names.iter().any(|(file, _)| file == path);
+    for path in spec.view().bind_sources().filter(|path| !made_later.contains(path) && !is_ours(path)) {
         if let Err(source) = std::fs::metadata(&path) {
             return Err(LaunchError::MountSource { path, source });
         }

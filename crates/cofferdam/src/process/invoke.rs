@@ -4,7 +4,7 @@
 //! output that is bounded. Whatever happens to the future, the program's whole group is killed with it.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::JoinHandle;
@@ -47,6 +48,15 @@ pub(crate) struct Invocation<'a> {
 pub(crate) enum Streams {
     /// Nothing to read; output and errors are kept.
     Captured,
+    /// The same with something to read, and with another environment than all others have.
+    Fed {
+        /// What it reads.
+        stdin: Vec<u8>,
+        /// Its whole environment.
+        environment: Vec<(OsString, OsString)>,
+        /// How much of its output is kept, in bytes.
+        limit: usize,
+    },
     /// Streams of the container that it makes: they must not be read to their end to know that the program is done.
     Given {
         /// Standard input.
@@ -192,18 +202,36 @@ fn prepare(invocation: Invocation<'_>) -> io::Result<(Command, Option<(Reader, R
             None
         }
         Streams::Captured => {
-            let (stdout, stdout_end) = std::io::pipe()?;
-            let (stderr, stderr_end) = std::io::pipe()?;
-            command.stdin(Stdio::null()).stdout(stdout_end).stderr(stderr_end);
-            let stdout = Receiver::from_owned_fd(stdout.into())?;
-            let stderr = Receiver::from_owned_fd(stderr.into())?;
-            Some((
-                Reader::start(stdout, Keep::First(STDOUT_LIMIT_BYTES)),
-                Reader::start(stderr, Keep::Last(STDERR_LIMIT_BYTES)),
-            ))
+            command.stdin(Stdio::null());
+            Some(capture(&mut command, STDOUT_LIMIT_BYTES)?)
+        }
+        Streams::Fed { stdin, environment, limit } => {
+            command.stdin(in_memory(&stdin)?).env_clear().envs(environment);
+            Some(capture(&mut command, limit)?)
         }
     };
     Ok((command, readers))
+}
+
+/// Takes a program's output and errors.
+fn capture(command: &mut Command, stdout_limit: usize) -> io::Result<(Reader, Reader)> {
+    let (stdout, stdout_end) = std::io::pipe()?;
+    let (stderr, stderr_end) = std::io::pipe()?;
+    command.stdout(stdout_end).stderr(stderr_end);
+    let stdout = Receiver::from_owned_fd(stdout.into())?;
+    let stderr = Receiver::from_owned_fd(stderr.into())?;
+    Ok((
+        Reader::start(stdout, Keep::First(stdout_limit)),
+        Reader::start(stderr, Keep::Last(STDERR_LIMIT_BYTES)),
+    ))
+}
+
+/// A file without a name that holds these bytes: unlike with a pipe, nobody has to write while a program reads.
+fn in_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = std::fs::File::from(memfd_create("stdin", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// The environment of a foreign program. Everything else of ours stays with us: LISTEN_FDS and NOTIFY_SOCKET would be

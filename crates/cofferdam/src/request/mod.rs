@@ -7,6 +7,7 @@ mod health;
 mod image;
 mod limits;
 mod mount;
+mod network;
 mod parse;
 mod resources;
 mod restart;
@@ -24,6 +25,7 @@ pub use limits::{CPU_PERIOD_US, LimitRequest, Limits, MEMORY_FLOOR_BYTES};
 pub(crate) use limits::{in_whole_pages, list_of, parse_memory};
 pub(crate) use mount::VOLUME_DATA;
 pub use mount::{MountFlags, MountKind, MountOption, MountRecord, MountRequest, Propagation, TmpfsOptions};
+pub use network::NamesRequest;
 pub(crate) use parse::check_destination;
 pub use parse::{NetworkMode, Ulimit, UserPart, UserSpec, parse_size};
 pub use resources::{
@@ -37,6 +39,7 @@ use crate::error::{Code, Diagnose};
 use crate::gpu::{DevicePlan, DeviceRequest};
 use crate::id::{ContainerId, ContainerName};
 use crate::logs::{JournaldConfig, LogConfig};
+use crate::network::{NameRequest, PortRequest};
 use crate::signal::Signal;
 
 /// The longest single argument or environment entry that Linux accepts (`MAX_ARG_STRLEN`: 32 pages).
@@ -112,8 +115,17 @@ pub struct LaunchRequest {
     /// Further ones, and how they are enforced.
     #[serde(default)]
     pub resources: ResourceRequest,
-    /// `none`, `host` or `ns:PATH`.
+    /// `none`, `host`, `ns:PATH`, `container:NAME`, or the name of a network of CNI.
     pub network: Option<String>,
+    /// Ports to publish, in docker's grammar. Without a network, they mean `bridge`.
+    #[serde(default)]
+    pub publish: Vec<String>,
+    /// Publish each port that the image says it listens on, at a free one of the host.
+    #[serde(default)]
+    pub publish_all: bool,
+    /// Who resolves names for it, and how.
+    #[serde(default)]
+    pub names: NamesRequest,
     /// Mount the root filesystem read-only.
     pub read_only: bool,
     /// Capabilities to add to the default ones.
@@ -196,6 +208,9 @@ impl LaunchRequest {
             limits: LimitRequest::default(),
             resources: ResourceRequest::default(),
             network: None,
+            publish: vec![],
+            publish_all: false,
+            names: NamesRequest::default(),
             read_only: false,
             cap_add: vec![],
             cap_drop: vec![],
@@ -250,6 +265,10 @@ pub struct ContainerPlan {
     pub resources: Resources,
     /// Network; `None` leaves it to the bundle, and means none without a bundle.
     pub network: Option<NetworkMode>,
+    /// Ports to publish.
+    pub publish: Vec<PortRequest>,
+    /// What it asks about names.
+    pub names: NameRequest,
     /// Read-only root.
     pub read_only: bool,
     /// Capabilities to add, by full name.

@@ -134,6 +134,16 @@ pub enum NetworkMode {
     None,
     /// The host's own network.
     Host,
+    /// A network of CNI, such as `bridge`, in a namespace of its own.
+    Cni {
+        /// Its name.
+        network: String,
+    },
+    /// The network of another container.
+    Container {
+        /// Its name, its id, or the beginning of its id.
+        container: String,
+    },
     /// A prepared network namespace.
     Namespace {
         /// Its path, such as `/run/netns/x`.
@@ -142,7 +152,7 @@ pub enum NetworkMode {
 }
 
 impl NetworkMode {
-    /// Reads `none`, `host` or `ns:PATH`.
+    /// Reads `none`, `host`, `ns:PATH`, `container:NAME`, or the name of a network of CNI.
     ///
     /// # Errors
     /// Why the text is not one.
@@ -150,11 +160,25 @@ impl NetworkMode {
         match text.split_once(':') {
             None if text == "none" => Ok(Self::None),
             None if text == "host" => Ok(Self::Host),
+            Some(("container", container)) if !container.is_empty() => {
+                Ok(Self::Container { container: container.to_owned() })
+            }
+            None if is_network_name(text) => Ok(Self::Cni { network: text.to_owned() }),
             Some(("ns", path)) if path.starts_with('/') => Ok(Self::Namespace { path: path.into() }),
             Some(("ns", path)) => Err(format!("{} is not an absolute path", quote(path))),
-            _ => Err(format!("{} is not a network: use none, host or ns:PATH", quote(text))),
+            _ => Err(format!(
+                "{} is not a network: use none, host, bridge or another network of CNI, container:NAME or ns:PATH",
+                quote(text)
+            )),
         }
     }
+}
+
+/// Whether a text can be the name of a network of CNI: the specification's rule for names.
+fn is_network_name(text: &str) -> bool {
+    let is_first = |byte: u8| byte.is_ascii_alphanumeric();
+    text.bytes().next().is_some_and(is_first)
+        && text.bytes().all(|byte| is_first(byte) || matches!(byte, b'_' | b'.' | b'-'))
 }
 
 /// A resource limit of a process.

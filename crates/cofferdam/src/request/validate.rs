@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::image::fill_in;
+use super::network::{network_for, parse_published};
 use super::parse::parse_size;
 use super::{
     ARGUMENT_LIMIT_BYTES, CgroupManager, ContainerPlan, DEFAULT_GRACE, DEFAULT_KEEP_REPORT, HealthCheck,
@@ -38,11 +39,16 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     let limits = Limits::parse(&request.limits)?;
     let shm = request.shm_size.as_deref().map(parse_size).transpose();
     let network = request.network.as_deref().map(NetworkMode::parse).transpose();
+    let network = network.map_err(|why| Refused::new("--network", why))?;
+    let publish = parse_published(&request)?;
+    let names = request.names.parse()?;
     Ok(ContainerPlan {
         id: ContainerId::generate(),
         name: name.map_err(|error: InvalidId| Refused::new("--name", error.to_string()))?,
         user: user.map_err(|why| Refused::new("--user", why))?,
-        network: network.map_err(|why| Refused::new("--network", why))?,
+        network: network_for(network, &publish)?,
+        publish,
+        names,
         mounts: super::mount::parse_all(&request)?,
         ulimits: each("--ulimit", &request.ulimits, Ulimit::parse)?,
         cap_add: each("--cap-add", &request.cap_add, parse_capability)?,

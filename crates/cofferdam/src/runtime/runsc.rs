@@ -64,7 +64,7 @@ impl Runsc {
             (NetworkMode::None, _) => Ok("--network=none"),
             (NetworkMode::Host, true) => Ok("--network=host"),
             (NetworkMode::Host, false) => Err(PrepareError::HostNetworkImplied),
-            (NetworkMode::Namespace { .. }, _) => {
+            (NetworkMode::Namespace { .. } | NetworkMode::Cni { .. } | NetworkMode::Container { .. }, _) => {
                 if self.binary.features.kernel.mistakes_namespaces_for_root {
                     return Err(Lacks {
                         runtime: self.binary.features.title(),

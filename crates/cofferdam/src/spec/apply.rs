@@ -1,6 +1,6 @@
 //! Putting what a request asks for into a specification.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -69,6 +69,22 @@ fn set_env(editor: &mut SpecEditor, entries: &[String], reason: &str) {
             Some(position) => editor.set(&format!("/process/env/{position}"), entry.as_str(), reason),
             None => editor.push("/process/env", entry.as_str(), reason),
         }
+    }
+}
+
+/// Binds the files over the image's that say names to it, unless there is something else.
+pub(super) fn apply_names(editor: &mut SpecEditor, files: &[(PathBuf, &'static str)]) {
+    for (file, place) in files {
+        if editor.entries("/mounts").any(|mount| mount["destination"] == *place) {
+            continue;
+        }
+        let value = json!({
+            "destination": place,
+            "type": "bind",
+            "source": file.to_string_lossy(),
+            "options": ["bind", "rprivate", "rw"],
+        });
+        editor.push("/mounts", value, "names: the container's own, its resolvers and --add-host");
     }
 }
 

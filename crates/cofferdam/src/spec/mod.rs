@@ -21,7 +21,7 @@ mod resources;
 mod seccomp;
 mod view;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -73,6 +73,8 @@ pub struct Ingredients<'a> {
     pub rates: &'a [ResolvedRate],
     /// The devices that it is given.
     pub granted: &'a Granted,
+    /// The files that say names to it, and their places in it.
+    pub names: &'a [(PathBuf, &'static str)],
     /// The host.
     pub host: &'a HostFacts,
     /// The runtime that is to run it.
@@ -175,13 +177,14 @@ impl PreparedSpec {
 /// # Errors
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
-    let Ingredients { plan, bundle, rootfs, volumes, user, init, rates, granted, host, runtime } =
+    let Ingredients { plan, bundle, rootfs, volumes, user, init, rates, granted, names, host, runtime } =
         ingredients;
     let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
     editor.set("/root/path", root, "an absolute path: the bundle that the runtime gets lies elsewhere");
     apply::apply(&mut editor, plan, user, volumes);
+    apply::apply_names(&mut editor, names);
     let network = network::choose(&mut editor, plan.network.as_ref());
     if let Some((directory, _)) = bundle {
         check::check(editor.value()).map_err(PrepareError::Bundle)?;

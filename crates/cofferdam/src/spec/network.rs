@@ -29,6 +29,14 @@ pub(super) fn choose(editor: &mut SpecEditor, asked: Option<&NetworkMode>) -> Ne
             NetworkMode::None => {
                 editor.push("/linux/namespaces", json!({ "type": "network" }), "--network none")
             }
+            // Its file is known when the plugins have made it.
+            NetworkMode::Cni { network } => editor.push(
+                "/linux/namespaces",
+                json!({ "type": "network" }),
+                &format!("--network {network}: made and joined at the start"),
+            ),
+            // It is looked up before, and is the path of a namespace then.
+            NetworkMode::Container { .. } => {}
             NetworkMode::Namespace { path } => editor.push(
                 "/linux/namespaces",
                 json!({ "type": "network", "path": path.to_string_lossy() }),

@@ -129,6 +129,7 @@ fn prepare_with(
         init: None,
         rates: &[],
         granted: &granted(),
+        names: &[],
         host,
         runtime,
     })

@@ -39,6 +39,12 @@ impl<'a> SpecView<'a> {
         self.0.pointer("/process/cwd").and_then(Value::as_str).unwrap_or("/")
     }
 
+    /// What the container calls itself.
+    #[must_use]
+    pub fn hostname(self) -> &'a str {
+        self.0["hostname"].as_str().unwrap_or("localhost")
+    }
+
     /// Where mounts will cover the root filesystem.
     pub fn mount_destinations(self) -> impl Iterator<Item = PathBuf> + 'a {
         self.entries("/mounts").filter_map(|mount| mount["destination"].as_str()).map(PathBuf::from)

@@ -18,6 +18,7 @@ use crate::health::Health;
 use crate::id::{ContainerId, ContainerName};
 use crate::lifecycle::Status;
 use crate::logs::{JournaldConfig, LogConfig};
+use crate::network::{Attachment, Connection};
 use crate::request::{
     HealthCheck, Limits, MemoryThreshold, MountRecord, NetworkMode, OnUnhealthy, Restarts, Source,
     StdioFiles, Stopping,
@@ -108,6 +109,12 @@ pub struct Record {
     pub mounts: Vec<MountRecord>,
     /// Its network.
     pub network: NetworkMode,
+    /// What it asks of a network of CNI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection: Option<Connection>,
+    /// What it has of that, while it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<Attachment>,
     /// The GPUs that it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<Gpu>,

@@ -161,6 +161,9 @@ impl Supervisor {
         clear_away(self.remains(), self.clearing(&report.cause), &mut left).await;
         passed("end.deleted");
         self.record.cleared = left.is_empty();
+        if self.record.cleared {
+            self.record.attachment = None;
+        }
         report.cleanup.extend(left);
         if self.record.remove && self.record.cleared {
             let mut left = vec![];

@@ -3,10 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::bundle::BundleError;
 use crate::cgroup::{CgroupPath, LimitError, MemoryCounters};
 use crate::error::{Code, Diagnose};
 use crate::exit::format_bytes;
 use crate::fault::Fault;
+use crate::network::CniError;
 use crate::runtime::RuntimeError;
 use crate::state::StateError;
 
@@ -41,6 +43,12 @@ pub enum StartError {
         /// Where it is.
         found: CgroupPath,
     },
+    /// It could not be connected to its network.
+    #[error("it could not be connected to its network")]
+    Network(#[source] CniError),
+    /// Its bundle could not be completed.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
     /// Its limits could not be set.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -80,6 +88,8 @@ impl Diagnose for StartError {
             Self::OutOfMemory { .. } => Code::OutOfMemoryAtStart,
             Self::Elsewhere { .. } => Code::CgroupUnavailable,
             Self::Limit(error) => error.code(),
+            Self::Network(error) => error.code(),
+            Self::Bundle(error) => error.code(),
             Self::Supervision { .. } | Self::Fault(_) => Code::Internal,
             Self::Journald { .. } => Code::JournaldUnreachable,
             Self::State(error) => error.code(),
@@ -100,6 +110,8 @@ impl Diagnose for StartError {
             Self::State(error) => error.next_step(),
             Self::Supervision { source, .. } => next_of(source).map(str::to_owned),
             Self::Limit(error) => error.next_step(),
+            Self::Network(error) => Diagnose::next_step(error),
+            Self::Bundle(error) => error.next_step(),
             Self::Elsewhere { .. } => Some(
                 "look whether something moves processes between cgroups here; `cofferdam doctor` shows the layout".into(),
             ),

@@ -26,6 +26,7 @@ mod hub;
 mod leftovers;
 mod limits;
 mod lost;
+mod network;
 mod peek;
 mod plan;
 mod probe;

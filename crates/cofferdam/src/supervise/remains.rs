@@ -16,6 +16,7 @@ use crate::exit::{Death, Evidence, ExitReport, NotInLog, format_duration};
 use crate::fault;
 use crate::host::HostFacts;
 use crate::id::ContainerId;
+use crate::network::Connection;
 use crate::process::Reaper;
 use crate::rootfs::{OverlayError, overlay};
 use crate::runtime::{Clearing, Runtime, RuntimeConfig, RuntimeError};
@@ -48,6 +49,8 @@ pub(crate) struct Remains<'a> {
     pub(crate) cgroup: Option<&'a CgroupPath>,
     /// What of the limit of memory is for the sandbox itself.
     pub(crate) headroom_bytes: u64,
+    /// What it may have of a network.
+    pub(crate) connection: Option<&'a Connection>,
 }
 
 impl<'a> Remains<'a> {
@@ -62,7 +65,8 @@ impl<'a> Remains<'a> {
         let RuntimeConfig { root, binary, .. } = &record.runtime;
         let program = binary.file_name().unwrap_or_default();
         let (cgroup, headroom_bytes) = (record.cgroup.as_ref(), record.memory_headroom_bytes);
-        Self { host, runtime, root, program, container, target, cgroup, headroom_bytes }
+        let connection = record.connection.as_ref();
+        Self { host, runtime, root, program, container, target, cgroup, headroom_bytes, connection }
     }
 
     fn marks(&self, with_strays: bool) -> Marks<'_> {
@@ -166,6 +170,11 @@ pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors:
     }
     if let Err(error) = left {
         errors.push(failure("something of the container is left", &error));
+    }
+    if let Some(connection) = remains.connection
+        && let Err(error) = connection.end(&remains.container.id).await
+    {
+        errors.push(Failure::of(&error));
     }
     for file in [remains.container.console_socket(), remains.container.pid_file()] {
         // They may never have been made.

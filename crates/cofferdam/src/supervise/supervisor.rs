@@ -35,6 +35,7 @@ use crate::health::Health;
 use crate::host::HostFacts;
 use crate::keeper::Keeping;
 use crate::lifecycle::{Status, Verb};
+use crate::network::HeldPorts;
 use crate::process::{Claim, ClaimError, Reaper, Seat};
 use crate::runtime::{Clearing, ContainerStdio, CreateCall, Runtime, RuntimeError};
 use crate::state::{ContainerDir, ContainerLock, ProcessId, Record, StateDir};
@@ -118,6 +119,8 @@ pub(crate) struct Supervisor {
     pub(super) waiting: Vec<(Until, oneshot::Sender<Answer>)>,
     /// The report of the last run, while the next one has not ended.
     pub(super) last_report: Option<ExitReport>,
+    /// Its ports of the host, so that no other program takes them.
+    pub(super) held_ports: HeldPorts,
 }
 
 /// A container that the runtime has made.
@@ -205,6 +208,7 @@ impl Supervisor {
             untold: vec![],
             waiting: vec![],
             last_report: None,
+            held_ports: HeldPorts::default(),
         };
         (supervisor, stdio, mode)
     }
@@ -224,6 +228,7 @@ impl Supervisor {
     ) -> Result<Made, StartError> {
         let log = self.open_log(commands)?;
         let journald = self.open_journald()?;
+        self.connect().await?;
         // From here on the statuses of processes that we did not start are kept: the container may be dead before
         // its pid is known.
         let _window = self.reaper.open_window();

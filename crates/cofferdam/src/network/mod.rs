@@ -1,0 +1,33 @@
+//! How containers are connected: prepared namespaces, and networks of CNI by the crate `cofferdam_network`.
+
+mod connection;
+mod names;
+mod namespace;
+mod programs;
+
+pub use cofferdam_network::names::{HostEntry, NameRequest};
+pub(crate) use cofferdam_network::ports::HeldPorts;
+pub use cofferdam_network::ports::{PortRequest, PublishedPort};
+pub use cofferdam_network::{Attachment, NetworkError as CniError, NetworkErrorKind};
+pub use connection::Connection;
+pub(crate) use connection::networks;
+pub(crate) use names::{NameFiles, Names};
+pub use namespace::{NetworkError, check_namespace};
+
+use crate::error::{Code, Diagnose};
+
+impl Diagnose for CniError {
+    fn code(&self) -> Code {
+        match self.kind() {
+            NetworkErrorKind::NoSuchNetwork => Code::NoSuchNetwork,
+            NetworkErrorKind::Invalid => Code::InvalidValue,
+            NetworkErrorKind::ProgramMissing => Code::NetworkProgramMissing,
+            NetworkErrorKind::PortTaken => Code::PortTaken,
+            NetworkErrorKind::Setup => Code::NetworkFailed,
+        }
+    }
+
+    fn next_step(&self) -> Option<String> {
+        Some(Self::next_step(self))
+    }
+}
