@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::error::NetworkError;
 use crate::leases;
 use crate::lock::{Hold, Lock};
+use crate::namespace::is_namespace;
 use crate::networks::Networks;
 use crate::record::{Phase, Record, entries};
 
@@ -21,7 +22,7 @@ use crate::record::{Phase, Record, entries};
 pub struct Leftovers {
     /// Ids of containers that are gone and still attached.
     pub containers: Vec<String>,
-    /// Attachments for the pool whose maker died.
+    /// Attachments for the pool whose maker died, or from before a reboot.
     pub prepared: Vec<PathBuf>,
     /// Namespaces without an attachment.
     pub namespaces: Vec<String>,
@@ -55,7 +56,9 @@ impl Networks {
         let mut known = BTreeSet::new();
         for path in self.pool_directories()? {
             let record = Record::read(&path)?;
-            let is_ready = record.as_ref().is_some_and(|record| record.phase == Phase::Added);
+            let is_ready = record.as_ref().is_some_and(|record| {
+                record.phase == Phase::Added && is_namespace(&record.parameters.namespace)
+            });
             if is_ready || !is_abandoned(&path) {
                 known.extend(record.map(|record| record.key().to_owned()));
             } else {
@@ -108,7 +111,7 @@ impl Networks {
         }
     }
 
-    async fn remove_abandoned(&self, directory: &Path) -> Result<(), NetworkError> {
+    pub(crate) async fn remove_abandoned(&self, directory: &Path) -> Result<(), NetworkError> {
         let _turn = self.turn(Hold::Shared).await?;
         match Lock::try_directory(directory) {
             Ok(Some(_lock)) => self.remove(directory).await,

@@ -130,6 +130,13 @@ impl Namespaces {
     }
 }
 
+/// Whether a file is a namespace of some kind, and not what is left of one.
+pub(crate) fn is_namespace(path: &Path) -> bool {
+    /// linux/magic.h: NSFS_MAGIC.
+    const NSFS: u64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type) == Ok(NSFS))
+}
+
 /// Runs something on a thread of its own inside of a network namespace, and waits for it.
 ///
 /// # Errors

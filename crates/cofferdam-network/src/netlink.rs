@@ -36,10 +36,13 @@ pub(crate) fn restore_addresses(link: &str, addresses: &[IpNet]) -> io::Result<(
     })
 }
 
-/// The MTU of a link, in bytes.
+/// The MTU of a link, in bytes; `None` when there is no such link.
 pub(crate) fn mtu(link: &str) -> io::Result<Option<u32>> {
     with_handle(async |handle| {
-        let found = handle.link().get().match_name(link.to_owned()).execute().try_next().await?;
+        let found = match handle.link().get().match_name(link.to_owned()).execute().try_next().await {
+            Err(error) if is(&error, Errno::NODEV) => None,
+            found => found?,
+        };
         let attributes = found.map(|message| message.attributes).unwrap_or_default();
         Ok(attributes.into_iter().find_map(|attribute| match attribute {
             LinkAttribute::Mtu(mtu) => Some(mtu),

@@ -129,7 +129,8 @@ impl Networks {
         catalog
     }
 
-    /// Attaches a container to a network: a namespace, an interface, addresses, ports.
+    /// Attaches a container to a network: a namespace, an interface, addresses, ports. Takes a prepared one if there is
+    /// one that suits ([`Networks::refill`]).
     ///
     /// The container must be known to whoever calls [`Networks::gc`] before. When the future is dropped, what was made
     /// stays until `detach` or `gc`.
@@ -140,8 +141,12 @@ impl Networks {
         check_id(id)?;
         let network = self.network(&request.network)?;
         let parameters = self.parameters(&network, request)?;
+        self.client.find_all(&network)?;
         let version = self.client.choose_version(&network).await?;
         let _turn = self.turn(Hold::Shared).await?;
+        if let Some(claimed) = self.claim(id, &network, request).await? {
+            return Ok(claimed);
+        }
         let directory = self.attached(id);
         let Some(_lock) = self.make_directory(&directory)? else {
             return Err(NetworkError::AttachedAlready(id.to_owned()));
@@ -212,7 +217,7 @@ impl Networks {
         self.client.check(&record.network, record.cni_version, &record.parameters, &result).await
     }
 
-    fn network(&self, name: &str) -> Result<NetworkConfig, NetworkError> {
+    pub(crate) fn network(&self, name: &str) -> Result<NetworkConfig, NetworkError> {
         let mut catalog = Catalog::load(&self.places.configurations);
         if let Some(network) = catalog.networks.remove(name) {
             return Ok(network);

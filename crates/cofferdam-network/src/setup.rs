@@ -25,12 +25,10 @@ impl Networks {
         let held = self.take_ports(directory, record, ports).await?;
         let (namespaces, key) = (self.namespaces.clone(), record.key().to_owned());
         blocking(move || namespaces.create(&key)).await?;
-        if record.network.name == bridge::NAME && record.ports.iter().any(|port| port.address.is_ipv4()) {
-            self.guard_loopback().await?;
-        }
+        self.guard_ports(record).await?;
         let (raw, _) = self.client.add(&record.network, record.cni_version, &record.parameters).await?;
         record.result = Some(raw);
-        check_families(record)?;
+        Self::check_families(record)?;
         let (path, interface) = (record.parameters.namespace.clone(), record.parameters.interface.clone());
         record.mtu = blocking(move || {
             let link = interface.clone();
@@ -74,6 +72,28 @@ impl Networks {
         let ports =
             |(id, record): (String, Record)| record.ports.into_iter().map(move |port| (id.clone(), port));
         Ok(records.into_iter().flat_map(ports).collect())
+    }
+
+    /// Keeps containers from the host's loopback, which publishing of ports opens to them.
+    pub(crate) async fn guard_ports(&self, record: &Record) -> Result<(), NetworkError> {
+        if record.network.name == bridge::NAME && record.ports.iter().any(|port| port.address.is_ipv4()) {
+            self.guard_loopback().await?;
+        }
+        Ok(())
+    }
+
+    /// portmap says nothing when a port cannot be published for want of an address of its family.
+    pub(crate) fn check_families(record: &Record) -> Result<(), NetworkError> {
+        let result = record.parsed_result();
+        let has = |v4: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv4() == v4);
+        match record.ports.iter().find(|port| !has(port.address.is_ipv4())) {
+            None => Ok(()),
+            Some(port) => Err(NetworkError::Invalid {
+                what: "the published address",
+                text: port.address.to_string(),
+                reason: format!("the network {} gives no address of its family", record.network.name),
+            }),
+        }
     }
 
     /// Takes away whatever there is of an attachment, and goes on after failures.
@@ -131,20 +151,6 @@ impl Networks {
         })
         .await
         .unwrap_or(false)
-    }
-}
-
-/// portmap says nothing when a port cannot be published for want of an address of its family.
-fn check_families(record: &Record) -> Result<(), NetworkError> {
-    let result = record.parsed_result();
-    let has = |v4: bool| result.ips.iter().any(|ip| ip.address.addr().is_ipv4() == v4);
-    match record.ports.iter().find(|port| !has(port.address.is_ipv4())) {
-        None => Ok(()),
-        Some(port) => Err(NetworkError::Invalid {
-            what: "the published address",
-            text: port.address.to_string(),
-            reason: format!("the network {} gives no address of its family", record.network.name),
-        }),
     }
 }
 

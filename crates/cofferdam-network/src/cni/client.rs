@@ -143,6 +143,14 @@ impl Client {
         })
     }
 
+    /// Sees that all plugins of a network are there, before the first one is called.
+    ///
+    /// # Errors
+    /// As of [`Client::find`].
+    pub fn find_all(&self, network: &NetworkConfig) -> Result<(), NetworkError> {
+        network.plugins.iter().try_for_each(|plugin| self.find(plugin.kind()).map(drop))
+    }
+
     /// The newest version that a configuration and all of its plugins support.
     ///
     /// Plugins are asked only if there is a choice.
@@ -193,10 +201,6 @@ impl Client {
         version: CniVersion,
         parameters: &Parameters,
     ) -> Result<(Value, AddResult), NetworkError> {
-        // A plugin that is missing is found before the first one is called.
-        for plugin in &network.plugins {
-            self.find(plugin.kind())?;
-        }
         let mut last = None;
         for plugin in &network.plugins {
             last = Some(self.add_one(network, plugin, version, parameters, last.map(|(raw, _)| raw)).await?);

@@ -159,7 +159,7 @@ impl Left {
         let scripts = [
             "ip -o link | cut -d: -f2 | cut -d@ -f1",
             "for t in iptables ip6tables; do $t-save | grep -v '^#' | sed 's/\\[.*\\]//'; done",
-            "find /var/lib/cni /run/cofferdam /run/state -mindepth 1 ! -name '*lock' ! -name 'last_reserved*' 2>/dev/null || true",
+            "find /var/lib/cni /run/cofferdam /run/state -mindepth 1 ! -name '*lock' ! -name 'last_reserved*' ! -name pool ! -path '*/pool/bridge' 2>/dev/null || true",
             "cut -d' ' -f5 /proc/self/mountinfo",
         ];
         for script in scripts {

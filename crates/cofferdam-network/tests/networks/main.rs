@@ -2,8 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
 mod attach;
+mod conformance;
+mod fake;
+mod faults;
 mod gc;
 mod host;
+mod hostile;
+mod kinds;
+mod pool;
 mod programs;
 
 use std::process::ExitCode;
@@ -14,7 +20,15 @@ use cofferdam_testkit::suite::{run, trial};
 /// A trial: its name, and what it does on its host.
 type Trial = (&'static str, fn());
 
-const TRIALS: &[&[Trial]] = &[attach::TRIALS, gc::TRIALS];
+const TRIALS: &[&[Trial]] = &[
+    attach::TRIALS,
+    conformance::TRIALS,
+    faults::TRIALS,
+    hostile::TRIALS,
+    kinds::TRIALS,
+    gc::TRIALS,
+    pool::TRIALS,
+];
 
 fn main() -> ExitCode {
     let all = || TRIALS.iter().copied().flatten();
