@@ -7,7 +7,7 @@ use xshell::{Shell, cmd};
 use crate::{packages, runtimes, step, vm};
 
 /// Programs that the tests use, with Debian's packages of them.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("crun", "crun"),
     ("busybox", "busybox-static"),
@@ -19,6 +19,10 @@ const NEEDED: [(&str, &str); 11] = [
     ("journalctl", "systemd"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("iptables", "iptables"),
+    ("docker-registry", "docker-registry"),
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("htpasswd", "apache2-utils"),
 ];
 
 #[derive(Debug, Args)]
@@ -51,7 +55,7 @@ pub(crate) fn run(shell: &Shell, args: &TestArgs) -> Result<()> {
         Tier::VmSystemd => return vm::run(shell, vm::Init::Systemd, &args.filter),
     }
     if !args.no_install {
-        packages::install(shell, &NEEDED)?;
+        packages::install(shell, NEEDED)?;
         runtimes::fetch_debian(shell)?;
         if let Err(error) = runtimes::build_head(shell) {
             println!("runsc of today is skipped: {error:#}");

@@ -5,6 +5,7 @@
 //!
 //! - [`reference`]: names of images.
 //! - [`platform`]: which variant of an image is for a machine.
+//! - [`registry`]: images in registries, and logins for them.
 //! - [`source`]: where images come from.
 //! - [`local`]: images in directories and archives.
 //! - [`store`]: images that are here, and their layers.
@@ -24,6 +25,7 @@ pub mod pack;
 pub mod platform;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod source;
 pub mod store;
 pub mod unpack;

@@ -5,6 +5,8 @@
 //! - [`fixture`]: a root filesystem of busybox, and bundles.
 //! - [`gpu_host`]: the files of a host with GPUs.
 //! - [`lab`]: one state directory, one runtime, and the binary `cofferdam` run against them.
+//! - [`registry`]: a real registry, and images in it.
+//! - [`http_faults`]: a server before another, which fails as it is told.
 //! - [`census`]: everything that a container can leave behind on a machine, before and after.
 //! - [`oom_latency`]: how soon an out-of-memory kill is told.
 //! - [`fake`]: the plan of faults that the fake runtime follows.
@@ -13,9 +15,11 @@ pub mod census;
 pub mod fake;
 pub mod fixture;
 pub mod gpu_host;
+pub mod http_faults;
 pub mod lab;
 pub mod needs;
 pub mod oom_latency;
 pub mod process;
+pub mod registry;
 pub mod runtimes;
 pub mod suite;

@@ -33,6 +33,8 @@ pub enum Need {
     Tmux,
     /// A C compiler.
     CCompiler,
+    /// A registry, with skopeo and umoci to make and push images, and htpasswd for its users.
+    DockerRegistry,
     /// NVIDIA's container toolkit, of the release that tests compare with.
     NvidiaToolkit,
     /// Plugins of CNI, and iptables, which they call.
@@ -84,6 +86,9 @@ impl Need {
             Self::Faketime => in_path("faketime"),
             Self::Tmux => in_path("tmux"),
             Self::CCompiler => in_path("cc"),
+            Self::DockerRegistry => {
+                ["docker-registry", "skopeo", "umoci", "htpasswd"].into_iter().all(in_path)
+            }
             Self::NvidiaToolkit => crate::runtimes::nvidia_toolkit("nvidia-ctk").is_file(),
             Self::CniPlugins => Path::new("/usr/lib/cni/bridge").is_file() && in_path("iptables"),
             Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
@@ -144,6 +149,7 @@ impl fmt::Display for Need {
             Self::Journald => f.write_str("systemd"),
             Self::Tmux => f.write_str("tmux"),
             Self::CCompiler => f.write_str("gcc"),
+            Self::DockerRegistry => f.write_str("docker-registry, skopeo, umoci and apache2-utils"),
             Self::NvidiaToolkit => f.write_str("nvidia-container-toolkit"),
             Self::CniPlugins => f.write_str("containernetworking-plugins and iptables"),
         }

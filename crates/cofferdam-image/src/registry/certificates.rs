@@ -1,0 +1,72 @@
+//! Whom a host's TLS trusts, and who we are to it: docker's `certs.d`.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use reqwest::{Certificate, Identity};
+
+use crate::error::ImageError;
+
+/// The largest file of certificates that is read, in bytes: the whole bundle of a system has about 200 KiB.
+const FILE_LIMIT: u64 = 1 << 20;
+
+/// What belongs to a host.
+#[derive(Default)]
+pub(super) struct Certificates {
+    /// Authorities to trust beside those of the system.
+    pub(super) authorities: Vec<Certificate>,
+    /// Who we are to it.
+    pub(super) identity: Option<Identity>,
+}
+
+/// Reads what the directories have for a host. A directory that is not there has nothing.
+pub(super) fn of_host(directories: &[PathBuf], host: &str) -> Result<Certificates, ImageError> {
+    let mut found = Certificates::default();
+    // A host is no path: whoever names `..` gets nothing.
+    if host.contains('/') || host.starts_with('.') {
+        return Ok(found);
+    }
+    for path in directories.iter().flat_map(|directory| files(&directory.join(host))) {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => {
+                let pem = read(&path)?;
+                found
+                    .authorities
+                    .extend(Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&path, error))?);
+            }
+            Some("cert") => {
+                let mut pem = read(&path)?;
+                pem.push(b'\n');
+                pem.extend(read(&path.with_extension("key"))?);
+                found.identity = Some(Identity::from_pem(&pem).map_err(|error| unusable(&path, error))?);
+            }
+            _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// The files of a directory, in an order that is always the same.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    paths
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes))
+        .map_err(|source| ImageError::File { path: path.to_owned(), what: "read", source })?;
+    Ok(bytes)
+}
+
+fn unusable(path: &Path, error: reqwest::Error) -> ImageError {
+    ImageError::File {
+        path: path.to_owned(),
+        what: "used for TLS",
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}

@@ -1,0 +1,125 @@
+//! What the trials share: registries with an image in them, and short limits.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use cofferdam_image::ImageError;
+use cofferdam_image::reference::reference;
+use cofferdam_image::registry::{Credentials, Limits, Registry, RegistryConfig, RegistrySource};
+use cofferdam_image::source::{BlobStream, ImageSource};
+use cofferdam_testkit::registry::{RegistryServer, User, layout};
+use oci_spec::image::{Descriptor, ImageManifest};
+use tokio::io::AsyncReadExt;
+
+/// A test by its name.
+pub(crate) type Test = (&'static str, fn() -> Pin<Box<dyn Future<Output = ()>>>);
+
+/// Who may come in where not everybody may.
+pub(crate) const USER: User = ("kit", "s3cret:with:colons");
+
+/// How much is in the layer, in bytes. It does not compress.
+const LAYER: usize = 1 << 20;
+
+/// Limits by which a test that waits for one is short.
+pub(crate) const LIMITS: Limits = Limits {
+    connect: Duration::from_secs(5),
+    idle: Duration::from_millis(400),
+    retries: 3,
+    first_pause: Duration::from_millis(10),
+};
+
+/// A registry with an image `team/app:1`.
+pub(crate) struct Place {
+    pub(crate) server: RegistryServer,
+    pub(crate) digest: String,
+}
+
+impl Place {
+    pub(crate) fn new(user: Option<User>, has_tls: bool) -> Self {
+        let server = RegistryServer::start(user, has_tls);
+        let digest = server.push(image(), "team/app:1");
+        Self { server, digest }
+    }
+
+    /// A name of the image on a host that leads to this registry.
+    pub(crate) fn name_on(host: &str) -> String {
+        format!("{host}/team/app:1")
+    }
+
+    pub(crate) fn name(&self) -> String {
+        Self::name_on(self.server.host())
+    }
+}
+
+/// The registry that everybody may read and nobody changes.
+pub(crate) fn open_place() -> &'static Place {
+    static PLACE: OnceLock<Place> = OnceLock::new();
+    PLACE.get_or_init(|| Place::new(None, false))
+}
+
+/// An image of one layer, for skopeo.
+fn image() -> &'static str {
+    static IMAGE: OnceLock<(tempfile::TempDir, String)> = OnceLock::new();
+    let (_, image) = IMAGE.get_or_init(|| {
+        let home = tempfile::tempdir().unwrap();
+        let content = home.path().join("content");
+        std::fs::create_dir(&content).unwrap();
+        let mut state = 1_u64;
+        let noise = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        });
+        std::fs::write(content.join("noise"), noise.take(LAYER).collect::<Vec<_>>()).unwrap();
+        let image = layout(&home.path().join("layout"), "1", &content);
+        (home, image)
+    });
+    image
+}
+
+pub(crate) fn config() -> RegistryConfig {
+    RegistryConfig { certificate_directories: Vec::new(), limits: LIMITS, ..RegistryConfig::default() }
+}
+
+pub(crate) fn anonymous() -> Registry {
+    Registry::new(config(), Credentials::none())
+}
+
+pub(crate) fn source(registry: &Registry, name: &str) -> RegistrySource {
+    registry.source(&reference(name).unwrap())
+}
+
+/// A directory with a file of logins.
+pub(crate) fn login_file(content: &str) -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("config.json");
+    std::fs::write(&path, content).unwrap();
+    (home, path)
+}
+
+/// The descriptors of an image's configuration and of its layer.
+pub(crate) async fn blobs(source: &RegistrySource) -> [Descriptor; 2] {
+    let (_, bytes) = source.root().await.unwrap();
+    let manifest = ImageManifest::from_reader(bytes.as_slice()).unwrap();
+    [manifest.config().clone(), manifest.layers()[0].clone()]
+}
+
+pub(crate) async fn read(stream: BlobStream) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut stream = stream.bytes;
+    stream.read_to_end(&mut bytes).await.map(|_| bytes)
+}
+
+/// Whether bytes are what a descriptor says.
+pub(crate) fn are_of(bytes: &[u8], descriptor: &Descriptor) -> bool {
+    use sha2::Digest as _;
+    let hash = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(bytes));
+    descriptor.digest().to_string() == format!("sha256:{hash}") && descriptor.size() == bytes.len() as u64
+}
+
+/// An error with what is behind it, as people see it.
+pub(crate) fn chain(error: &ImageError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
