@@ -1,10 +1,14 @@
 //! Whom a host's TLS trusts, and who we are to it: docker's `certs.d`.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use reqwest::{Certificate, Identity};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::error::ImageError;
 
@@ -30,10 +34,7 @@ pub(super) fn of_host(directories: &[PathBuf], host: &str) -> Result<Certificate
     for path in directories.iter().flat_map(|directory| files(&directory.join(host))) {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("crt") => {
-                let pem = read(&path)?;
-                found
-                    .authorities
-                    .extend(Certificate::from_pem_bundle(&pem).map_err(|error| unusable(&path, error))?);
+                found.authorities.extend(authorities(&read(&path)?).map_err(|error| unusable(&path, error))?);
             }
             Some("cert") => {
                 let mut pem = read(&path)?;
@@ -55,6 +56,18 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     paths
 }
 
+/// The certificates of a file. Each is looked into here, where the file has a name: reqwest does that when all are together.
+fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, Box<dyn Error + Send + Sync>> {
+    let mut store = RootCertStore::empty();
+    let mut found = Vec::new();
+    for der in CertificateDer::pem_slice_iter(pem) {
+        let der = der?;
+        found.push(Certificate::from_der(&der)?);
+        store.add(der)?;
+    }
+    Ok(found)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::new();
     File::open(path)
@@ -63,7 +76,7 @@ fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
     Ok(bytes)
 }
 
-fn unusable(path: &Path, error: reqwest::Error) -> ImageError {
+fn unusable(path: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> ImageError {
     ImageError::File {
         path: path.to_owned(),
         what: "used for TLS",

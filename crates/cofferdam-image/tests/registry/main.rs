@@ -25,5 +25,7 @@ fn main() -> ExitCode {
             event_loop.block_on(test());
         })
     });
-    run(trials.collect())
+    let code = run(trials.collect());
+    place::close();
+    code
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cofferdam_image::ImageError;
@@ -39,7 +39,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new(user: Option<User>, has_tls: bool) -> Self {
         let server = RegistryServer::start(user, has_tls);
-        let digest = server.push(image(), "team/app:1");
+        let digest = server.push(&image(), "team/app:1");
         Self { server, digest }
     }
 
@@ -53,29 +53,50 @@ impl Place {
     }
 }
 
-/// The registry that everybody may read and nobody changes.
-pub(crate) fn open_place() -> &'static Place {
-    static PLACE: OnceLock<Place> = OnceLock::new();
-    PLACE.get_or_init(|| Place::new(None, false))
+/// What several trials look at and none changes. It is taken away by [`close`]: a static is not dropped.
+#[derive(Default)]
+struct Shared {
+    place: Option<Arc<Place>>,
+    image: Option<(tempfile::TempDir, String)>,
+}
+
+static SHARED: Mutex<Option<Shared>> = Mutex::new(None);
+
+/// A registry that everybody may read and nobody changes.
+pub(crate) fn open_place() -> Arc<Place> {
+    if let Some(place) = with_shared(|shared| shared.place.clone()) {
+        return place;
+    }
+    let place = Arc::new(Place::new(None, false));
+    with_shared(|shared| Arc::clone(shared.place.get_or_insert(place)))
+}
+
+/// Takes away what trials have shared.
+pub(crate) fn close() {
+    drop(SHARED.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+fn with_shared<T>(look: impl FnOnce(&mut Shared) -> T) -> T {
+    look(SHARED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
 }
 
 /// An image of one layer, for skopeo.
-fn image() -> &'static str {
-    static IMAGE: OnceLock<(tempfile::TempDir, String)> = OnceLock::new();
-    let (_, image) = IMAGE.get_or_init(|| {
-        let home = tempfile::tempdir().unwrap();
-        let content = home.path().join("content");
-        std::fs::create_dir(&content).unwrap();
-        let mut state = 1_u64;
-        let noise = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            state.to_be_bytes()[0]
-        });
-        std::fs::write(content.join("noise"), noise.take(LAYER).collect::<Vec<_>>()).unwrap();
-        let image = layout(&home.path().join("layout"), "1", &content);
-        (home, image)
+fn image() -> String {
+    with_shared(|shared| shared.image.get_or_insert_with(make_image).1.clone())
+}
+
+fn make_image() -> (tempfile::TempDir, String) {
+    let home = tempfile::tempdir().unwrap();
+    let content = home.path().join("content");
+    std::fs::create_dir(&content).unwrap();
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
     });
-    image
+    std::fs::write(content.join("noise"), noise.take(LAYER).collect::<Vec<_>>()).unwrap();
+    let image = layout(&home.path().join("layout"), "1", &content);
+    (home, image)
 }
 
 pub(crate) fn config() -> RegistryConfig {

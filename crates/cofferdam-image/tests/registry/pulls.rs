@@ -35,7 +35,8 @@ async fn by_tag_and_digest() {
 }
 
 async fn not_there() {
-    let host = open_place().server.host();
+    let place = open_place();
+    let host = place.server.host();
     for name in ["team/app:2", "team/none:1"] {
         let error = source(&anonymous(), &format!("{host}/{name}")).root().await.unwrap_err();
         assert!(
