@@ -8,7 +8,7 @@ const CERTIFICATE_DIRECTORIES: [&str; 2] = ["/etc/docker/certs.d", "/etc/contain
 
 /// How registries are reached.
 ///
-/// Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, as everywhere.
+/// Proxies are those of `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, as everywhere; none leads to this host itself.
 #[derive(Debug, Clone)]
 pub struct RegistryConfig {
     /// Hosts, with a port where it is written in names of images, that are spoken to without TLS if they have none, and

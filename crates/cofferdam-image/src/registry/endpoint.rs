@@ -28,7 +28,12 @@ impl Endpoint {
 
     /// Whether it may be spoken to without TLS.
     pub(super) fn may_be_plain(&self) -> bool {
-        self.insecure || is_this_host(&self.host)
+        self.insecure || self.is_here()
+    }
+
+    /// Whether it is this machine. No proxy leads there, as Go's programs have it.
+    pub(super) fn is_here(&self) -> bool {
+        is_this_host(&self.host)
     }
 }
 

@@ -125,15 +125,16 @@ impl Fault {
         }
     }
 
+    /// Whether there is no such thing.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Status { status: StatusCode::NOT_FOUND, .. })
+    }
+
     /// The same in the words of images.
     pub(super) fn into_error(self, registry: &str, reference: &str, what: &str) -> ImageError {
         let (registry, what) = (registry.to_owned(), what.to_owned());
         match self {
             Self::Login(error) => *error,
-            Self::Status { status: StatusCode::NOT_FOUND, .. } => ImageError::NotFound {
-                reference: reference.to_owned(),
-                place: format!("in {registry} ({what})"),
-            },
             Self::Status { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
                 ImageError::Denied { registry, what: reference.to_owned(), source: Some(Box::new(self)) }
             }

@@ -231,6 +231,9 @@ fn client(endpoint: &Endpoint, config: &RegistryConfig, redirections: Policy) ->
         .https_only(!endpoint.may_be_plain())
         .tls_danger_accept_invalid_certs(endpoint.insecure)
         .tls_certs_merge(certificates.authorities);
+    if endpoint.is_here() {
+        builder = builder.no_proxy();
+    }
     if let Some(identity) = certificates.identity {
         builder = builder.identity(identity);
     }

@@ -121,6 +121,14 @@ impl RegistrySource {
         Ok((host, retries))
     }
 
+    fn no_root(&self, fault: Fault, host: &Host) -> ImageError {
+        if fault.is_not_found() {
+            let place = format!("in {}", host.name);
+            return ImageError::NotFound { reference: self.reference.whole(), place };
+        }
+        self.failed(fault, host, &format!("the manifest of {} is not pulled", self.reference))
+    }
+
     fn failed(&self, fault: Fault, host: &Host, what: &str) -> ImageError {
         fault.into_error(&host.name, &self.reference.whole(), what)
     }
@@ -134,10 +142,9 @@ impl ImageSource for RegistrySource {
         for (index, endpoint) in &endpoints {
             let is_last = failures.tried + 1 == endpoints.len();
             let outcome = match self.host_of(endpoint, is_last) {
-                Ok((host, retries)) => self
-                    .root_at(&host, endpoint, retries)
-                    .await
-                    .map_err(|fault| self.failed(fault, &host, "its manifest is not pulled")),
+                Ok((host, retries)) => {
+                    self.root_at(&host, endpoint, retries).await.map_err(|fault| self.no_root(fault, &host))
+                }
                 Err(error) => Err(error),
             };
             match outcome {

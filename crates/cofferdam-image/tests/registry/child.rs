@@ -23,7 +23,7 @@ const HELPER: [&str; 2] = ["COFFERDAM_TEST_HELPER_HOST", "COFFERDAM_TEST_HELPER_
 pub(crate) fn pull(name: &str, proxy: &FaultServer, certificates: Option<&Path>) -> String {
     let url = format!("http://{}", proxy.host());
     let mut command = again();
-    command.env(NAME, name).env("HTTP_PROXY", &url).env("HTTPS_PROXY", &url).env("NO_PROXY", "127.0.0.1");
+    command.env(NAME, name).env("HTTP_PROXY", &url).env("HTTPS_PROXY", &url).env("NO_PROXY", "direct.test");
     command.envs(certificates.map(|directory| (CERTIFICATES, directory)));
     done(command)
 }

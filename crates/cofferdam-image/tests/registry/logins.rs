@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use cofferdam_image::ImageError;
 use cofferdam_image::registry::{Credentials, Registry, Secret};
@@ -17,7 +20,8 @@ pub(crate) const TRIALS: &[Test] = &[
     ("a login is right, wrong or missing", || Box::pin(right_wrong_missing())),
     ("login stores what the registry has taken, and logout forgets it", || Box::pin(login_and_out())),
     ("a helper is asked, told, and made to forget", || Box::pin(helper())),
-    ("tokens are fetched, used again, and renewed", || Box::pin(tokens())),
+    ("one token is fetched for a repository, with the login or without", || Box::pin(tokens())),
+    ("a token that has run out is renewed", || Box::pin(renewed())),
     ("an identity token is sent where it belongs and nowhere else", || Box::pin(identity_token())),
     ("no login is shown", || Box::pin(not_shown())),
 ];
@@ -131,6 +135,28 @@ pub(crate) async fn with_helper(host: &str, home: &Path) {
     pull().await.unwrap();
     assert!(registry(&file).logout(host).await.unwrap());
     assert!(pull().await.is_err());
+    // One that is not waited for is ended.
+    set_helper(home, "cd \"$(dirname \"$0\")\"; sleep 1000 & echo $! > pid; wait");
+    std::fs::write(&file, r#"{"credsStore":"bad"}"#).unwrap();
+    let pid = async {
+        let pulled = pull();
+        tokio::pin!(pulled);
+        loop {
+            let again = tokio::time::timeout(Duration::from_millis(5), &mut pulled).await;
+            assert!(again.is_err(), "{again:?}");
+            if let Some(pid) =
+                std::fs::read_to_string(home.join("pid")).ok().filter(|pid| pid.ends_with('\n'))
+            {
+                return pid;
+            }
+        }
+    };
+    let process = Path::new("/proc").join(pid.await.trim());
+    let is_gone =
+        || !std::fs::read_to_string(process.join("cmdline")).is_ok_and(|line| line.contains("sleep"));
+    while !is_gone() {
+        tokio::task::yield_now().await;
+    }
     // Helpers that fail.
     for (script, told) in [
         ("echo 'the key ring is locked'; exit 2", "failed: the key ring is locked"),
@@ -138,9 +164,7 @@ pub(crate) async fn with_helper(host: &str, home: &Path) {
         ("echo top", "printed no login"),
         ("head -c 100000 /dev/zero", "more than 65536 bytes"),
     ] {
-        let program = home.join("docker-credential-bad");
-        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        set_helper(home, script);
         std::fs::write(&file, r#"{"credsStore":"bad"}"#).unwrap();
         let error = chain(&pull().await.unwrap_err());
         assert!(error.contains(told) && !error.contains("top"), "{error}");
@@ -151,6 +175,13 @@ pub(crate) async fn with_helper(host: &str, home: &Path) {
         assert!(error.contains("could not be started"), "{error}");
     }
     std::fs::write(&file, format!(r#"{{"credHelpers":{{"{host}":"kit"}}}}"#)).unwrap();
+}
+
+/// Makes the helper `bad`.
+fn set_helper(home: &Path, script: &str) {
+    let program = home.join("docker-credential-bad");
+    std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A registry that wants tokens, which a service of its own hands out.
@@ -200,6 +231,31 @@ async fn tokens() {
     let with = registry(&home.path().join("other.json"));
     with.login(&server.host(), USER.0, secret()).await.unwrap();
     assert!(with.login(&server.host(), USER.0, Secret::from("wrong".to_owned())).await.is_err());
+}
+
+async fn renewed() {
+    // Each token is good for two requests.
+    let (given, used) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+    let count = Arc::clone(&given);
+    let service = FaultServer::before("127.0.0.1:1", move |_| {
+        let body = format!(r#"{{"token":"T{}"}}"#, count.fetch_add(1, Ordering::SeqCst) + 1);
+        Fault::Answer(200, vec![], body.into_bytes())
+    });
+    let challenge = format!("Bearer realm=\"http://{}/token\",service=\"s\"", service.host());
+    let server = FaultServer::before(open_place().server.host(), move |asked| {
+        let token = format!("Bearer T{}", used.load(Ordering::SeqCst) / 2 + 1);
+        if asked.header("authorization") == Some(&token) {
+            used.fetch_add(1, Ordering::SeqCst);
+            return Fault::None;
+        }
+        Fault::Answer(401, vec![("www-authenticate", challenge.clone())], vec![])
+    });
+    let source = source(&anonymous(), &Place::name_on(&server.host()));
+    let [config, layer] = blobs(&source).await;
+    for blob in [&config, &layer, &config, &layer] {
+        read(source.blob(blob, 0).await.unwrap()).await.unwrap();
+    }
+    assert_eq!(given.load(Ordering::SeqCst), 3);
 }
 
 async fn identity_token() {

@@ -5,6 +5,8 @@ use cofferdam_image::registry::{Credentials, Registry, RegistryConfig};
 use cofferdam_image::source::ImageSource;
 use cofferdam_testkit::http_faults::{Fault, FaultServer};
 
+use oci_spec::image::{Descriptor, Digest};
+
 use crate::child;
 use crate::place::{Place, Test, anonymous, are_of, blobs, chain, config, open_place, read, source};
 
@@ -44,6 +46,20 @@ async fn not_there() {
             "{error:?}"
         );
     }
+    // A blob that is not there is another thing: the image is.
+    let image = source(&anonymous(), &open_place().name());
+    let [layer, _] = blobs(&image).await;
+    let none = Descriptor::new(
+        layer.media_type().clone(),
+        5,
+        format!("sha256:{}", "0".repeat(64)).parse::<Digest>().unwrap(),
+    );
+    let error = image.blob(&none, 0).await.unwrap_err();
+    assert!(
+        matches!(error, ImageError::Registry { .. }) && chain(&error).contains("404"),
+        "{}",
+        chain(&error)
+    );
     // A port that nobody listens on any more.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -124,7 +140,7 @@ async fn proxies() {
     std::fs::copy(place.server.authority(), trusted.join("registry.test/ca.crt")).unwrap();
     assert_eq!(child::pull("registry.test/team/app:1", &proxy, Some(&trusted)), place.digest);
     assert!(proxy.asked().iter().all(|asked| asked.target == "registry.test:443"), "{:?}", proxy.asked());
-    // Without TLS the proxy sees the requests; NO_PROXY keeps the one for this host away from it.
+    // Without TLS the proxy sees the requests. It is not asked for this host, nor for what NO_PROXY has.
     let proxy = FaultServer::before(open_place().server.host(), |_| Fault::None);
     assert_eq!(child::pull("insecure.test/team/app:1", &proxy, None), open_place().digest);
     let asked = proxy.asked();
@@ -133,6 +149,7 @@ async fn proxies() {
         "{asked:?}"
     );
     assert_eq!(child::pull(&open_place().name(), &proxy, None), open_place().digest);
+    child::pull("direct.test/team/app:1", &proxy, None);
     assert_eq!(proxy.asked().len(), asked.len());
 }
 
