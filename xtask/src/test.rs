@@ -23,6 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
     ("htpasswd", "apache2-utils"),
+    ("unshare", "util-linux"),
 ];
 
 #[derive(Debug, Args)]

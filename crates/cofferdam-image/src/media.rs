@@ -71,6 +71,16 @@ pub(crate) fn check_layer(media_type: &MediaType) -> Result<(), ImageError> {
     }
 }
 
+/// OCI's name for the type of a layer that Docker has another name for.
+pub(crate) fn as_oci(media_type: &MediaType) -> MediaType {
+    match DOCKER_LAYERS.iter().position(|docker| *docker == media_type.as_ref()) {
+        Some(0) => MediaType::ImageLayer,
+        Some(1 | 3) => MediaType::ImageLayerGzip,
+        Some(2) => MediaType::ImageLayerZstd,
+        Some(_) | None => media_type.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,6 +35,12 @@ pub enum Need {
     CCompiler,
     /// A registry, with skopeo and umoci to make and push images, and htpasswd for its users.
     DockerRegistry,
+    /// The command `skopeo`, which copies images.
+    Skopeo,
+    /// The command `umoci`, which makes images.
+    Umoci,
+    /// The command `unshare`, for a mount namespace.
+    Unshare,
     /// NVIDIA's container toolkit, of the release that tests compare with.
     NvidiaToolkit,
     /// Plugins of CNI, and iptables, which they call.
@@ -89,6 +95,9 @@ impl Need {
             Self::DockerRegistry => {
                 ["docker-registry", "skopeo", "umoci", "htpasswd"].into_iter().all(in_path)
             }
+            Self::Skopeo => in_path("skopeo"),
+            Self::Umoci => in_path("umoci"),
+            Self::Unshare => in_path("unshare"),
             Self::NvidiaToolkit => crate::runtimes::nvidia_toolkit("nvidia-ctk").is_file(),
             Self::CniPlugins => Path::new("/usr/lib/cni/bridge").is_file() && in_path("iptables"),
             Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
@@ -150,6 +159,9 @@ impl fmt::Display for Need {
             Self::Tmux => f.write_str("tmux"),
             Self::CCompiler => f.write_str("gcc"),
             Self::DockerRegistry => f.write_str("docker-registry, skopeo, umoci and apache2-utils"),
+            Self::Skopeo => f.write_str("skopeo"),
+            Self::Umoci => f.write_str("umoci"),
+            Self::Unshare => f.write_str("util-linux"),
             Self::NvidiaToolkit => f.write_str("nvidia-container-toolkit"),
             Self::CniPlugins => f.write_str("containernetworking-plugins and iptables"),
         }

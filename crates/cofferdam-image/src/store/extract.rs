@@ -93,6 +93,7 @@ impl Store {
         progress: &dyn Progress,
     ) -> Result<PathBuf, ImageError> {
         if let Some(claim) = self.claim_layer(layer).await? {
+            progress.extracting(blob.digest(), 0, blob.size());
             let (report, mut reports) = watch::channel(0);
             let cancel = Cancel::default();
             let work = Work {

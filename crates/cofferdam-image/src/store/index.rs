@@ -133,7 +133,7 @@ impl Store {
     }
 }
 
-fn empty() -> ImageIndex {
+pub(super) fn empty() -> ImageIndex {
     let mut index = ImageIndex::default();
     index.set_media_type(Some(MediaType::ImageIndex));
     index

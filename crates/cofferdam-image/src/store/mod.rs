@@ -23,6 +23,8 @@ mod index;
 mod ingest;
 mod lock;
 mod names;
+mod put;
+mod save;
 mod sweep;
 mod verify;
 
@@ -34,6 +36,8 @@ use oci_spec::image::{Digest, DigestAlgorithm};
 
 pub use image::Image;
 pub use names::Removed;
+pub use put::{NewImage, WriteLayer};
+pub use save::{ArchiveFormat, Saved};
 pub use sweep::{Freed, InUse, Prune, Users};
 pub use verify::{Broken, Verified};
 
