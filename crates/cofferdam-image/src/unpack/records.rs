@@ -102,14 +102,18 @@ impl<R: Read> Records<R> {
     }
 
     fn pass_over(&mut self) -> Result<(), UnpackError> {
-        let left = self.content.saturating_add(self.padding);
+        let (content, padding) = (self.content, self.padding);
         (self.content, self.padding) = (0, 0);
-        let passed =
-            io::copy(&mut (&mut self.reader).take(left), &mut io::sink()).map_err(UnpackError::Read)?;
-        if passed < left {
+        if self.discard(content)? < content {
             return Err(UnpackError::Read(io::ErrorKind::UnexpectedEof.into()));
         }
+        // The content of the last file may end the stream, as it does where `umoci insert` has made it.
+        self.has_ended |= self.discard(padding)? < padding;
         Ok(())
+    }
+
+    fn discard(&mut self, count: u64) -> Result<u64, UnpackError> {
+        io::copy(&mut (&mut self.reader).take(count), &mut io::sink()).map_err(UnpackError::Read)
     }
 
     /// The next header; `None` at the end, which are two blocks of zeros, or the end of the stream.

@@ -154,11 +154,12 @@ pub(crate) async fn manifests_that_are_none_are_refused() {
     let deep =
         scene.made.blob(MANIFEST, format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)).as_bytes());
     scene.refused(&deep, "is not used").await;
-    let other = scene.made.blob("application/json", b"{}");
+    let other = scene.made.blob("application/json", b"{ }");
     scene.refused(&other, "no manifest").await;
     // 100 MB, the second of them claimed to be small.
-    let mut large = scene.made.blob(MANIFEST, &vec![b' '; 100 << 20]);
+    let large = scene.made.blob(MANIFEST, &vec![b' '; 100 << 20]);
     scene.refused(&large, "the limit is").await;
+    let mut large = scene.made.blob(MANIFEST, &vec![b'\n'; 100 << 20]);
     large["size"] = json!(1000);
     scene.refused(&large, "it has not the 1000 bytes").await;
 }

@@ -2,9 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
 mod acquire;
+mod crash;
+mod disk;
 mod hostile;
 mod layouts;
 mod manage;
+mod process;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -13,6 +17,9 @@ use cofferdam_testkit::suite::trial;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() -> ExitCode {
+    if event_loop().block_on(process::work()) {
+        return ExitCode::SUCCESS;
+    }
     macro_rules! trials {
         ($($needs:expr => $module:ident: $($test:ident)+;)+) => {
             vec![$($(asynchronous(stringify!($test), &$needs, || $module::$test()),)+)+]
@@ -25,6 +32,11 @@ fn main() -> ExitCode {
             content_with_another_digest_is_refused a_layer_that_comes_twice_is_once_on_top;
         [Need::Root] => manage: names_come_and_go what_is_used_stays nothing_is_removed_while_the_store_is_held
             what_is_broken_is_told a_new_image_has_a_layer_more;
+        [Need::Root, Need::Skopeo, Need::Umoci] => tools: what_umoci_makes_is_unpacked_as_umoci_does
+            the_store_is_a_layout_for_other_tools skopeos_layers_of_zstd_are_unpacked archives_go_both_ways
+            skopeos_archives_are_read_compressed_too;
+        [Need::Root] => crash: whoever_is_killed_leaves_a_store_that_is_whole eight_that_want_the_same_do_the_work_once;
+        [Need::Root, Need::Unshare] => disk: a_full_disk_spoils_nothing;
     };
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
@@ -36,7 +48,10 @@ fn asynchronous<F: Future<Output = ()>>(
     test: impl FnOnce() -> F + Send + 'static,
 ) -> Trial {
     trial(name, needs, move || {
-        let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        event_loop.block_on(test());
+        event_loop().block_on(test());
     })
+}
+
+fn event_loop() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -20,7 +20,7 @@ async fn two(place: &std::path::Path) -> Store {
     let store = Store::open(&place.join("store")).unwrap();
     let mut made = Made::new(&place.join("layout"));
     let (common, own) = (tar(&[("common", b"1")]), tar(&[("own", &noise(3, 100_000))]));
-    made.image("a", &[common.clone()], Pack::Gzip);
+    made.image("a", std::slice::from_ref(&common), Pack::Gzip);
     made.image("b", &[common, own], Pack::Gzip);
     for name in ["a", "b"] {
         let image = acquire(&store, &made.source(&store, name), name).await.unwrap();
