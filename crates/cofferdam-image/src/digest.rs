@@ -80,9 +80,15 @@ impl<R: Read> Read for Hashed<R> {
     }
 }
 
-/// The name of a digest as a file: its algorithm is a folder of its own in a layout.
-pub(crate) fn file_name(digest: &Digest) -> String {
+/// The name of a blob while it is under way.
+pub(crate) fn partial_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm(), digest.digest())
+}
+
+/// The path of a blob in an image layout. The algorithm is one of two, and the rest hexadecimal digits: others are refused.
+pub(crate) fn path_in_layout(digest: &Digest) -> Result<String, ImageError> {
+    Hasher::of(digest)?;
+    Ok(format!("blobs/{}/{}", digest.algorithm(), digest.digest()))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, Digest, DigestAlgorithm, ImageIndex};
+use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
 use super::{LocalImage, Place};
 use crate::error::ImageError;
@@ -38,14 +38,4 @@ pub(super) fn images(place: &Place, index: &ImageIndex) -> Vec<LocalImage> {
 
 fn name_of(descriptor: &Descriptor) -> Option<&str> {
     descriptor.annotations().as_ref()?.get(ANNOTATION_REF_NAME).map(String::as_str)
-}
-
-/// What a blob is called in a layout.
-pub(super) fn blob_name(digest: &Digest) -> Result<String, ImageError> {
-    match digest.algorithm() {
-        DigestAlgorithm::Sha256 | DigestAlgorithm::Sha512 => {
-            Ok(format!("blobs/{}/{}", digest.algorithm(), digest.digest()))
-        }
-        other => Err(ImageError::invalid(digest, format!("digests of {other} are not verified here"))),
-    }
 }

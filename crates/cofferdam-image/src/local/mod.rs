@@ -225,14 +225,14 @@ impl Place {
     fn open(&self, descriptor: &Descriptor, offset: u64) -> Result<(PathBuf, Content), ImageError> {
         match self {
             Self::Directory(root) => {
-                let path = root.join(layout::blob_name(descriptor.digest())?);
+                let path = root.join(digest::path_in_layout(descriptor.digest())?);
                 let failed = ImageError::file(&path, "read");
                 let mut file = open_regular(&path).map_err(&failed)?;
                 file.seek(SeekFrom::Start(offset)).map_err(&failed)?;
                 Ok((path, Content::File(file, u64::MAX)))
             }
             Self::Archive(archive) => {
-                let name = layout::blob_name(descriptor.digest())?;
+                let name = digest::path_in_layout(descriptor.digest())?;
                 Ok((archive.path().to_owned(), archive.content(&name, offset)?))
             }
             Self::Docker(blobs) => blobs.content(descriptor, offset),

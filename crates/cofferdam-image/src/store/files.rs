@@ -1,10 +1,10 @@
 //! Files and directories of the store: written whole or not at all, and removed however deep they are.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +23,16 @@ pub(super) fn unique(what: &str) -> String {
 /// Makes a directory, and those above it, for its owner only; one that is there stays as it is.
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Takes what others may do with a directory away.
+pub(super) fn keep_private(path: &Path) -> io::Result<()> {
+    let mode = path.metadata()?.permissions().mode();
+    if mode & 0o077 == 0 {
+        Ok(())
+    } else {
+        std::fs::set_permissions(path, Permissions::from_mode(mode & 0o7700))
+    }
 }
 
 /// Opens a regular file to be read; never waits for a FIFO, follows no link, and touches no device.

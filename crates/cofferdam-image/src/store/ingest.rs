@@ -79,7 +79,7 @@ impl Store {
     /// Locks the partial file of a blob, when nobody else has it. `None` when the blob is whole.
     async fn claim(&self, descriptor: &Descriptor) -> Result<Option<Partial>, ImageError> {
         let blob = self.blob(descriptor.digest())?;
-        let path = self.partial().join(digest::file_name(descriptor.digest()));
+        let path = self.partial().join(digest::partial_name(descriptor.digest()));
         let mut pauses = Pauses::default();
         loop {
             if is_whole(&blob, descriptor)? {

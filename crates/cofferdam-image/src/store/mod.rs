@@ -32,7 +32,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci_spec::image::{Digest, DigestAlgorithm};
+use oci_spec::image::Digest;
 
 pub use image::Image;
 pub use names::Removed;
@@ -41,8 +41,9 @@ pub use save::{ArchiveFormat, Saved};
 pub use sweep::{Freed, InUse, Prune, Users};
 pub use verify::{Broken, Verified};
 
+use crate::digest;
 use crate::error::ImageError;
-use files::{make_directory, read_bounded, write_whole};
+use files::{keep_private, make_directory, read_bounded, write_whole};
 
 /// What oci-layout has in it.
 const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -79,6 +80,10 @@ impl Store {
         let folders = [store.root().join("blobs/sha256"), store.partial(), store.root().join("layers")];
         for folder in [store.root().to_owned()].iter().chain(&folders) {
             make_directory(folder).map_err(ImageError::file(folder, "made"))?;
+        }
+        // What is in layers belongs to other users, and may run as root: nobody else gets that far.
+        for folder in [store.partial(), store.root().join("layers")] {
+            keep_private(&folder).map_err(ImageError::file(&folder, "made private"))?;
         }
         // Whoever frees space takes what lies in `partial` for something that nobody writes any more.
         let _hold = store.hold()?;
@@ -142,14 +147,9 @@ impl Store {
         self.root.join("partial")
     }
 
-    /// Where a blob has its place. The digest's algorithm is one of two, and the rest of it hexadecimal digits.
+    /// Where a blob has its place.
     pub(crate) fn blob(&self, digest: &Digest) -> Result<PathBuf, ImageError> {
-        match digest.algorithm() {
-            DigestAlgorithm::Sha256 | DigestAlgorithm::Sha512 => {
-                Ok(self.root.join("blobs").join(digest.algorithm().as_ref()).join(digest.digest()))
-            }
-            other => Err(ImageError::invalid(digest, format!("digests of {other} are not verified here"))),
-        }
+        Ok(self.root.join(digest::path_in_layout(digest)?))
     }
 
     /// Where a layer has its place when it is unpacked.

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::files::{open_regular, read_bounded, sync_folder_of, unique, write_whole};
 use super::{Image, LAYOUT, Store, blocking, index};
 use crate::decompress::{Compression, decompressed};
-use crate::digest::{Hashed, Hasher};
+use crate::digest::{self, Hashed, Hasher};
 use crate::error::ImageError;
 use crate::manifest;
 
@@ -80,7 +80,7 @@ impl Store {
         std::fs::create_dir_all(path.join("blobs")).map_err(&failed)?;
         for (image, _) in images {
             for blob in self.blobs_of(image)? {
-                let place = path.join(blob_name(blob.digest()));
+                let place = path.join(digest::path_in_layout(blob.digest())?);
                 if place.exists() {
                     continue;
                 }
@@ -176,7 +176,7 @@ impl Store {
         archive.bytes("oci-layout", LAYOUT.as_bytes())?;
         for (image, _) in images {
             for blob in self.blobs_of(image)? {
-                let name = blob_name(blob.digest());
+                let name = digest::path_in_layout(blob.digest())?;
                 if archive.members.contains(&name) {
                     continue;
                 }
@@ -290,10 +290,6 @@ fn damaged(digest: &Digest, hasher: Hasher) -> Result<(), ImageError> {
     hasher.check(digest).map_err(|actual| {
         ImageError::invalid(digest, format!("in the store its content has the digest {actual}"))
     })
-}
-
-fn blob_name(digest: &Digest) -> String {
-    format!("blobs/{}/{}", digest.algorithm(), digest.digest())
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, ImageError> {

@@ -11,6 +11,7 @@ use super::sweep::Needed;
 use super::{Store, blocking, extract, index, layer_name};
 use crate::digest::Hasher;
 use crate::error::ImageError;
+use crate::media::{self, Root};
 
 /// How much of a blob is read at once, in bytes.
 const BUFFER: usize = 1 << 20;
@@ -82,7 +83,10 @@ impl Store {
     /// Whether manifests and configurations can be read, and belong together.
     fn verify_images(&self, verified: &mut Verified) -> Result<(), ImageError> {
         for descriptor in self.index()?.manifests() {
-            if let Err(error) = self.image_of(&[descriptor]) {
+            // Other tools may put other things into a layout.
+            if media::root(descriptor.media_type()).is_ok_and(|root| root == Root::Manifest)
+                && let Err(error) = self.image_of(&[descriptor])
+            {
                 let name = index::record(descriptor).name.unwrap_or("an image without a name");
                 let what = format!("{name} ({})", descriptor.digest());
                 verified.broken.push(Broken { what, why: chain(&error) });

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cofferdam_image::progress::Silent;
 use cofferdam_image::source::ImageSource;
+use cofferdam_image::store::{Freed, InUse};
 use cofferdam_image::{Image, ImageError, Store};
 
 use crate::layouts::{Made, Pack, linux, noise, tar};
@@ -107,4 +109,18 @@ pub(crate) fn layer_of(made: &Made, manifest: &serde_json::Value) -> String {
     let bytes = read(made.blob_path(manifest["digest"].as_str().unwrap()));
     let manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
     manifest["layers"][0]["digest"].as_str().unwrap().to_owned()
+}
+
+pub(crate) async fn whoever_stops_waiting_leaves_nothing_behind() {
+    let place = tempfile::tempdir().unwrap();
+    let mut made = Made::new(&place.path().join("layout"));
+    let layers: Vec<Vec<u8>> = (0..4).map(|at| tar(&[("noise", &noise(at, 8 << 20))])).collect();
+    made.image("t", &layers, Pack::Gzip);
+    let store = Store::open(&place.path().join("store")).unwrap();
+    let image = acquire(&store, &made.source(&store, "t"), "n").await.unwrap();
+    let stopped = tokio::time::timeout(Duration::from_millis(10), store.layers(&image, &Silent)).await;
+    assert!(stopped.is_err(), "it takes longer");
+    // It waits for the threads, which have removed what they had made.
+    assert_eq!(store.gc(&InUse::default()).await.unwrap(), Freed::default());
+    assert_eq!(store.layers(&image, &Silent).await.unwrap().len(), 4);
 }

@@ -19,7 +19,7 @@ const KILLS: u32 = 16;
 fn made(place: &Path) -> (Made, String) {
     let mut made = Made::new(&place.join("layout"));
     let layers: Vec<Vec<u8>> =
-        (0..6).map(|at: u8| tar(&[(&format!("f{at}"), &noise(at.into(), 1 << 20)), ("f", &[at])])).collect();
+        (0..6).map(|at: u8| tar(&[(&format!("f{at}"), &noise(at.into(), 1 << 19)), ("f", &[at])])).collect();
     made.image("t", &layers, Pack::Gzip);
     let reference = format!("oci:{}:t", made.path.display());
     (made, reference)

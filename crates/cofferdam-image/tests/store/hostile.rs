@@ -5,6 +5,7 @@ use std::io::Write;
 use cofferdam_image::progress::Silent;
 use cofferdam_image::{ImageError, Platform, Store};
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use crate::acquire::{acquire, read};
 use crate::layouts::{INDEX, MANIFEST, Made, Pack, digest, for_platform, linux, noise, packed, tar};
@@ -276,4 +277,25 @@ pub(crate) async fn a_layer_that_comes_twice_is_once_on_top() {
     let layers = scene.store.layers(&image, &Silent).await.unwrap();
     assert_eq!((image.layers.len(), layers.len()), (3, 2));
     assert_eq!((read(layers[0].join("f")), read(layers[1].join("f"))), (b"b".to_vec(), b"a".to_vec()));
+}
+
+pub(crate) async fn longer_digests_are_checked_too() {
+    let mut scene = scene();
+    let layer = tar(&[("a", b"long")]);
+    let long: String = sha2::Sha512::digest(&layer).iter().map(|byte| format!("{byte:02x}")).collect();
+    let folder = scene.made.path.join("blobs/sha512");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join(&long), &layer).unwrap();
+    let blob = json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": format!("sha512:{long}"), "size": layer.len()});
+    let mut config = Made::config(&[], "amd64");
+    config["rootfs"]["diff_ids"] = json!([format!("sha512:{long}")]);
+    let manifest = scene.made.manifest_of(&config, vec![blob]);
+    let digest = scene.take(&manifest, &linux()).await.unwrap();
+    let layers = scene.store.layers(&scene.store.find(&digest).unwrap(), &Silent).await.unwrap();
+    assert_eq!(read(layers[0].join("a")), b"long");
+    let verified = scene.store.verify().await.unwrap();
+    assert_eq!((verified.is_sound(), verified.blobs, verified.leftovers), (true, 3, 0));
+    std::fs::write(folder.join(&long), [layer.as_slice(), b"x"].concat()).unwrap();
+    std::fs::write(scene.store.root().join("blobs/sha512").join(&long), &layer[1..]).unwrap();
+    assert_eq!(scene.store.verify().await.unwrap().broken.len(), 1);
 }

@@ -26,10 +26,12 @@ fn main() -> ExitCode {
         };
     }
     let trials = trials! {
-        [Need::Root] => acquire: an_image_comes_is_found_and_is_unpacked what_ended_in_the_middle_goes_on_there;
+        [Need::Root] => acquire: an_image_comes_is_found_and_is_unpacked what_ended_in_the_middle_goes_on_there
+            whoever_stops_waiting_leaves_nothing_behind;
         [Need::Root] => hostile: the_platform_is_chosen indexes_that_lead_nowhere_are_refused
             manifests_that_are_none_are_refused dockers_spelling_is_read bombs_do_not_go_off
-            content_with_another_digest_is_refused a_layer_that_comes_twice_is_once_on_top;
+            content_with_another_digest_is_refused a_layer_that_comes_twice_is_once_on_top
+            longer_digests_are_checked_too;
         [Need::Root] => manage: names_come_and_go what_is_used_stays nothing_is_removed_while_the_store_is_held
             what_is_broken_is_told a_new_image_has_a_layer_more;
         [Need::Root, Need::Skopeo, Need::Umoci] => tools: what_umoci_makes_is_unpacked_as_umoci_does
