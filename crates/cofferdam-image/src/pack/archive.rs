@@ -7,6 +7,7 @@ use rustix::fs::{SeekFrom as Place, seek};
 use rustix::io::Errno;
 use tar::{EntryType, Header};
 
+use super::packer::Sink;
 use crate::copy::CopyError;
 use crate::unpack::entry::{Entry, Kind};
 
@@ -31,34 +32,6 @@ pub(crate) struct Archive<W> {
 impl<W: Write> Archive<W> {
     pub(crate) fn new(out: W) -> Self {
         Self { out, buffer: vec![0; BUFFER] }
-    }
-
-    /// Writes an entry without content.
-    pub(crate) fn put(&mut self, entry: &Entry) -> Result<(), CopyError> {
-        self.headers(entry).map_err(CopyError::Output)
-    }
-
-    /// Writes a file with as much content as the entry says: of one that has grown, the beginning; where one has become
-    /// shorter, zeros. Says whether it has become shorter.
-    pub(crate) fn put_file(
-        &mut self,
-        entry: &Entry,
-        file: &mut File,
-        is_sparse: bool,
-    ) -> Result<bool, CopyError> {
-        self.headers(entry).map_err(CopyError::Output)?;
-        let copied =
-            if is_sparse { self.segments(entry, file)? } else { self.span(entry, file, entry.size)? };
-        self.zeros(entry.size - copied)?;
-        self.zeros(entry.size.wrapping_neg() % BLOCK as u64)?;
-        Ok(!is_sparse && copied < entry.size)
-    }
-
-    /// Ends the stream, and gives it back.
-    pub(crate) fn finish(mut self) -> Result<W, CopyError> {
-        self.zeros(2 * BLOCK as u64)?;
-        self.out.flush().map_err(CopyError::Output)?;
-        Ok(self.out)
     }
 
     /// Writes what comes next of a file, and says how much it was.
@@ -135,6 +108,26 @@ impl<W: Write> Archive<W> {
             self.out.write_all(&ZEROS[..records.len().wrapping_neg() % BLOCK])?;
         }
         self.out.write_all(header(entry, &name).as_bytes())
+    }
+}
+
+impl<W: Write> Sink for Archive<W> {
+    fn put(&mut self, entry: &Entry) -> Result<(), CopyError> {
+        self.headers(entry).map_err(CopyError::Output)
+    }
+
+    fn put_file(&mut self, entry: &Entry, file: &mut File, is_sparse: bool) -> Result<bool, CopyError> {
+        self.headers(entry).map_err(CopyError::Output)?;
+        let copied =
+            if is_sparse { self.segments(entry, file)? } else { self.span(entry, file, entry.size)? };
+        self.zeros(entry.size - copied)?;
+        self.zeros(entry.size.wrapping_neg() % BLOCK as u64)?;
+        Ok(!is_sparse && copied < entry.size)
+    }
+
+    fn finish(mut self) -> Result<(), CopyError> {
+        self.zeros(2 * BLOCK as u64)?;
+        self.out.flush().map_err(CopyError::Output)
     }
 }
 
@@ -292,9 +285,10 @@ mod tests {
                 path: LayerPath::parse(&name).unwrap(), kind, mode, uid, gid, modified: (seconds, nanoseconds), size: 0,
                 attributes: vec![(b"user.x".to_vec(), value)],
             };
-            let mut archive = Archive::new(Vec::new());
+            let mut bytes = Vec::new();
+            let mut archive = Archive::new(&mut bytes);
             archive.put(&entry).unwrap();
-            let bytes = archive.finish().unwrap();
+            archive.finish().unwrap();
             prop_assert_eq!(bytes.len() % BLOCK, 0);
             let mut records = Records::new(bytes.as_slice());
             prop_assert_eq!(records.next().unwrap(), Some(entry));

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use crate::copy::CopyError;
 
 /// What programs may do, and users' own. Others are for the host's security modules.
-const CAPABILITY: &[u8] = b"security.capability";
-const OF_USERS: &[u8] = b"user.";
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+pub(crate) const OF_USERS: &[u8] = b"user.";
 /// What overlayfs keeps for itself, where it is mounted by root and where by others.
 const OF_OVERLAY: &[u8] = b"trusted.overlay.";
 const OF_USERS_OVERLAY: &[u8] = b"user.overlay.";

@@ -14,21 +14,22 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{Mode, OFlags, openat};
 
+pub(crate) use archive::Archive;
 pub use changes::{Change, ChangeKind, changes};
-pub(crate) use packer::{Packer, Style};
+pub(crate) use packer::{Packer, Sink, Style};
 
 use crate::copy::CopyError;
 use crate::unpack::UnpackLimits;
 use walk::Found;
 
-/// What was packed.
+/// What was packed, or copied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Packed {
     /// Entries of the archive.
     pub entries: u64,
     /// The content of its files, in bytes, with the length of their holes: an archive has zeros for them.
     pub bytes: u64,
-    /// Device nodes that were left out of a layer: a container gets its devices from the runtime.
+    /// Device nodes that were left out: of a layer, as a container gets its devices from the runtime, and of copies.
     pub devices_left_out: u64,
     /// Sockets, which no archive can have.
     pub sockets_left_out: u64,
@@ -68,7 +69,7 @@ impl Default for TreeOptions {
 /// where it has more than [`UnpackLimits::default`] lets be unpacked; and where the overlay is mounted with `redirect_dir=on`
 /// or `metacopy=on` and a part of a file or directory is not in the upper directory.
 pub fn layer(upper: BorrowedFd<'_>, out: impl Write) -> Result<Packed, CopyError> {
-    let mut packer = Packer::new(out, Style::Layer, UnpackLimits::default().bytes)?;
+    let mut packer = Packer::new(Archive::new(out), Style::Layer, UnpackLimits::default().bytes)?;
     packer.put_all(&top(upper)?, b"", true)?;
     packer.finish()
 }
@@ -79,7 +80,7 @@ pub fn layer(upper: BorrowedFd<'_>, out: impl Write) -> Result<Packed, CopyError
 /// # Errors
 /// [`CopyError`]: also where a path is longer than 4095 bytes, and where the files are longer than the options let them be.
 pub fn tree(root: BorrowedFd<'_>, out: impl Write, options: &TreeOptions) -> Result<Packed, CopyError> {
-    let mut packer = Packer::new(out, Style::Tree, options.bytes)?;
+    let mut packer = Packer::new(Archive::new(out), Style::Tree, options.bytes)?;
     packer.put_all(&top(root)?, b"", options.crosses_file_systems)?;
     packer.finish()
 }

@@ -1,32 +1,46 @@
 //! From a walk over a tree to the entries of an archive.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::FileType;
 
 use super::Packed;
-use super::archive::Archive;
 use super::attributes::{Attributes, Reader};
 use super::walk::{Found, Identity, OpenFiles, Walk};
 use crate::copy::CopyError;
 use crate::unpack::entry::{Entry, Kind, LayerPath, printable};
 use crate::unpack::{OPAQUE, UnpackLimits, WHITEOUT};
 
-/// What an archive is for.
+/// Where entries go: an archive, or a directory.
+pub(crate) trait Sink {
+    /// Takes an entry without content.
+    fn put(&mut self, entry: &Entry) -> Result<(), CopyError>;
+
+    /// Takes a file with as much content as the entry says: of one that has grown, the beginning; where one has become
+    /// shorter, zeros. Says whether it has become shorter.
+    fn put_file(&mut self, entry: &Entry, file: &mut File, is_sparse: bool) -> Result<bool, CopyError>;
+
+    /// Ends it.
+    fn finish(self) -> Result<(), CopyError>;
+}
+
+/// What is made of a tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
     /// A layer of an image: what overlayfs hides is a whiteout.
     Layer,
     /// Everything as it is.
     Tree,
+    /// Everything but devices.
+    Copy,
 }
 
-/// An archive, and what is known of the entries that it has.
+/// Where a tree goes, and what is known of what has gone there.
 #[derive(Debug)]
-pub(crate) struct Packer<W> {
-    archive: Archive<W>,
+pub(crate) struct Packer<S> {
+    sink: S,
     style: Style,
     bytes_limit: u64,
     files: OpenFiles,
@@ -36,10 +50,10 @@ pub(crate) struct Packer<W> {
     done: Packed,
 }
 
-impl<W: Write> Packer<W> {
-    pub(crate) fn new(out: W, style: Style, bytes_limit: u64) -> Result<Self, CopyError> {
+impl<S: Sink> Packer<S> {
+    pub(crate) fn new(sink: S, style: Style, bytes_limit: u64) -> Result<Self, CopyError> {
         Ok(Self {
-            archive: Archive::new(out),
+            sink,
             style,
             bytes_limit,
             files: OpenFiles::new()?,
@@ -72,7 +86,7 @@ impl<W: Write> Packer<W> {
     }
 
     pub(crate) fn finish(self) -> Result<Packed, CopyError> {
-        self.archive.finish()?;
+        self.sink.finish()?;
         Ok(self.done)
     }
 
@@ -104,7 +118,7 @@ impl<W: Write> Packer<W> {
         let name = if is_opaque { Some(beside(entry.path.bytes(), OPAQUE)?) } else { None };
         self.take(&mut entry, attributes)?;
         self.count(&entry)?;
-        self.archive.put(&entry)?;
+        self.sink.put(&entry)?;
         if let Some(path) = name.filter(|_| self.style == Style::Layer) {
             self.put_mark(path, entry.modified)?;
         }
@@ -114,7 +128,7 @@ impl<W: Write> Packer<W> {
     fn put_file(&mut self, found: &Found, mut entry: Entry) -> Result<(), CopyError> {
         if let Some(link) = self.other_name(found, &entry) {
             self.count(&link)?;
-            return self.archive.put(&link);
+            return self.sink.put(&link);
         }
         entry.size = found.about.stx_size;
         let mut file = found.file(entry.path.bytes(), &self.files)?;
@@ -122,7 +136,7 @@ impl<W: Write> Packer<W> {
         self.take(&mut entry, attributes)?;
         self.count(&entry)?;
         let is_sparse = found.about.stx_blocks.saturating_mul(512) < entry.size;
-        self.done.shortened += u64::from(self.archive.put_file(&entry, &mut file, is_sparse)?);
+        self.done.shortened += u64::from(self.sink.put_file(&entry, &mut file, is_sparse)?);
         Ok(())
     }
 
@@ -130,7 +144,7 @@ impl<W: Write> Packer<W> {
     fn put_linked(&mut self, found: &Found, entry: Entry) -> Result<(), CopyError> {
         let entry = self.other_name(found, &entry).unwrap_or(entry);
         self.count(&entry)?;
-        self.archive.put(&entry)
+        self.sink.put(&entry)
     }
 
     fn put_device(&mut self, found: &Found, entry: Entry) -> Result<(), CopyError> {
@@ -140,7 +154,7 @@ impl<W: Write> Packer<W> {
                 let name = [WHITEOUT, entry.path.name().unwrap_or_default()].concat();
                 self.put_mark(beside(entry.path.parent(), &name)?, entry.modified)
             }
-            (Style::Layer, _) => {
+            (Style::Layer | Style::Copy, _) => {
                 self.done.devices_left_out += 1;
                 Ok(())
             }
@@ -160,7 +174,7 @@ impl<W: Write> Packer<W> {
             attributes: Vec::new(),
         };
         self.count(&entry)?;
-        self.archive.put(&entry)
+        self.sink.put(&entry)
     }
 
     fn take(&mut self, entry: &mut Entry, attributes: Attributes) -> Result<(), CopyError> {

@@ -8,7 +8,9 @@ use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, Statx, StatxFlags, openat, statx};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags, openat, seek, statx,
+};
 use rustix::io::Errno;
 
 use crate::copy::CopyError;
@@ -78,6 +80,10 @@ impl OpenFiles {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(CWD, path, flags, Mode::empty());
         directory.map(Self).map_err(CopyError::file(path.as_bytes(), "opened"))
+    }
+
+    pub(crate) fn directory(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -206,6 +212,8 @@ fn about(file: BorrowedFd<'_>) -> Result<Statx, Errno> {
 
 /// The names in a directory, in no order.
 pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+    // It may have been read before.
+    seek(directory, SeekFrom::Start(0))?;
     let mut buffer = vec![MaybeUninit::uninit(); NAMES_BUFFER];
     let mut entries = RawDir::new(directory, &mut buffer);
     let (mut names, mut bytes) = (Vec::new(), 0);
