@@ -12,8 +12,10 @@
 //! - [`progress`]: what whoever waits is told.
 //! - [`unpack`]: a layer becomes a directory for overlayfs.
 //! - [`pack`]: a directory of overlayfs becomes a layer, and a root filesystem an archive.
+//! - [`commit`]: a container becomes an image: its configuration.
 //! - [`copy`]: files come out of a container, and into it.
 
+pub mod commit;
 pub mod copy;
 mod decompress;
 mod digest;

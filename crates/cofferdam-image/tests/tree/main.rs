@@ -16,8 +16,10 @@ use cofferdam_testkit::needs::Need;
 use cofferdam_testkit::suite::trial;
 use libtest_mimic::Arguments;
 
+type Test = (&'static str, &'static [Need], fn());
+
 fn main() -> ExitCode {
-    let tests: &[(&str, &[Need], fn())] = &[
+    let tests: &[Test] = &[
         ("layer::round_trip", &[Need::Root], layer::a_layer_is_what_the_container_has_changed),
         ("layer::gnu_tar", &[Need::Root], layer::gnu_tar_unpacks_the_tree),
         ("layer::umoci", &[Need::Root, Need::Umoci], layer::umoci_unpacks_the_image),

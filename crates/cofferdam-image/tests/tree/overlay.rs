@@ -165,7 +165,7 @@ pub(crate) fn change(root: &Path, numbers: &mut Numbers, count: usize) {
         } else {
             directories
                 .get(numbers.below(directories.len().max(1)))
-                .map_or(root.to_owned(), |path| (*path).clone())
+                .map_or_else(|| root.to_owned(), |path| (*path).clone())
         };
         let long = "y".repeat(numbers.below(110));
         let fresh = parent.join(format!("new-{:x}-{long}", numbers.0));
