@@ -33,4 +33,7 @@ pub use error::{NetworkError, NetworkErrorKind};
 pub use gc::Leftovers;
 pub use networks::{AttachRequest, DEFAULT_INTERFACE, Networks, Places};
 pub use pool::{PoolMarks, Refilled};
+mod programs;
+mod sys;
+
 pub use programs::{ProgramCall, ProgramEnd, ProgramStatus, Programs};

@@ -105,6 +105,16 @@ impl Policy {
     }
 }
 
+impl Name {
+    /// Reads a name, with or without a dot at its end, in any case.
+    ///
+    /// # Errors
+    /// What is not a name of a host or a service.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        name(text).map_err(|(part, why)| ParseError { entry: text.to_owned(), part, why })
+    }
+}
+
 impl std::str::FromStr for Policy {
     type Err = ParseError;
 

@@ -1,5 +1,7 @@
 //! Where this crate is unsafe.
 
+pub(crate) mod egress_socket;
+
 use rustix::thread::UnshareFlags;
 
 /// Puts this thread into a new network namespace, alone.
