@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("journalctl", "systemd"),
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("iptables", "iptables"),
+    ("nft", "nftables"),
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),

@@ -4,7 +4,6 @@
 //! away, `gc` takes away what nobody detached.
 //!
 //! Invariant: whatever is made on the host is written down before, so that it can be taken away by somebody else.
-
 //! Foreign programs (plugins, iptables) are started by whoever uses this crate, through [`Programs`].
 
 mod attachment;
@@ -33,7 +32,4 @@ pub use error::{NetworkError, NetworkErrorKind};
 pub use gc::Leftovers;
 pub use networks::{AttachRequest, DEFAULT_INTERFACE, Networks, Places};
 pub use pool::{PoolMarks, Refilled};
-mod programs;
-mod sys;
-
 pub use programs::{ProgramCall, ProgramEnd, ProgramStatus, Programs};

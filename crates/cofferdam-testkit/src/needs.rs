@@ -45,6 +45,8 @@ pub enum Need {
     NvidiaToolkit,
     /// Plugins of CNI, and iptables, which they call.
     CniPlugins,
+    /// The command `nft`, to filter packets.
+    Nftables,
 }
 
 /// A need that CI's machine cannot meet.
@@ -100,6 +102,7 @@ impl Need {
             Self::Unshare => in_path("unshare"),
             Self::NvidiaToolkit => crate::runtimes::nvidia_toolkit("nvidia-ctk").is_file(),
             Self::CniPlugins => Path::new("/usr/lib/cni/bridge").is_file() && in_path("iptables"),
+            Self::Nftables => in_path("nft"),
             Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
         }
     }
@@ -164,6 +167,7 @@ impl fmt::Display for Need {
             Self::Unshare => f.write_str("util-linux"),
             Self::NvidiaToolkit => f.write_str("nvidia-container-toolkit"),
             Self::CniPlugins => f.write_str("containernetworking-plugins and iptables"),
+            Self::Nftables => f.write_str("nftables"),
         }
     }
 }

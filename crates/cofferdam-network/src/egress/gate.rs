@@ -86,16 +86,19 @@ impl Gate {
         uplink.alias().map_err(GateError::Unfit)?;
         let nft = Nft::new(programs, outer)?;
         let gate = Self::apply(nft, uplink.interface.clone(), uplink.addresses.clone(), policy).await?;
-        let container = inside::open(inner).map_err(|source| GateError::Namespace {
+        let opened = std::fs::File::open(inner);
+        let container = opened.map_err(|source| GateError::Namespace {
             namespace: inner.to_owned(),
-            what: "be",
+            what: "make the container's link",
             source,
         })?;
         let ours = uplink.clone();
         let like =
-            inside::enter(outer, "make the gate's links", move || wiring::outside(&ours, &container)).await?;
+            inside::enter(outer, "make the gate's links", move || wiring::outside(&ours, &container.into()))
+                .await?;
         let ours = uplink.clone();
         inside::enter(inner, "make the container's link", move || wiring::inside(&ours, &like)).await?;
+        inside::enter(outer, "wait for the gate's link", wiring::settle).await?;
         Ok(gate)
     }
 

@@ -6,14 +6,20 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, State};
 use rtnetlink::packet_route::neighbour::NeighbourFlags;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+/// How long a link may take until it carries packets, and how often it is looked at. The kernel drops what is sent
+/// before, and a client waits for a second then.
+const SETTLING_LIMIT: Duration = Duration::from_secs(5);
+const SETTLING_LOOK: Duration = Duration::from_millis(2);
 
 /// A link, as far as it matters here.
 #[derive(Debug, Clone)]
@@ -23,6 +29,7 @@ pub(super) struct Link {
     pub(super) mtu: u32,
     pub(super) alias: Option<String>,
     is_bridge: bool,
+    is_up: bool,
 }
 
 /// A route to be there.
@@ -42,7 +49,7 @@ pub(super) struct Links {
 
 /// Runs `act` with the tables of the thread's namespace.
 pub(super) fn with<T>(act: impl AsyncFnOnce(Links) -> io::Result<T>) -> io::Result<T> {
-    let event_loop = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let event_loop = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     event_loop.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = tokio::spawn(connection);
@@ -82,6 +89,18 @@ impl Links {
     pub(super) async fn give(&self, index: u32, to: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         let descriptor = to.as_raw_fd();
         self.set(index, |link| link.setns_by_fd(descriptor).name(name.to_owned())).await
+    }
+
+    /// Waits until a link carries packets.
+    pub(super) async fn settle(&self, name: &str) -> io::Result<()> {
+        let deadline = Instant::now() + SETTLING_LIMIT;
+        while !self.find(name).await?.is_some_and(|link| link.is_up) {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{name} does not come up")));
+            }
+            tokio::time::sleep(SETTLING_LOOK).await;
+        }
+        Ok(())
     }
 
     pub(super) async fn remove(&self, index: u32) -> io::Result<()> {
@@ -158,12 +177,19 @@ impl Links {
 }
 
 fn link(message: &LinkMessage) -> Link {
-    let mut link =
-        Link { index: message.header.index, mac: Vec::new(), mtu: 0, alias: None, is_bridge: false };
+    let mut link = Link {
+        index: message.header.index,
+        mac: Vec::new(),
+        mtu: 0,
+        alias: None,
+        is_bridge: false,
+        is_up: false,
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::Address(mac) => link.mac.clone_from(mac),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::OperState(state) => link.is_up = *state == State::Up,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 link.is_bridge = infos.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Bridge)));

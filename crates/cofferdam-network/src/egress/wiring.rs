@@ -178,8 +178,13 @@ pub(super) fn inside(uplink: &Uplink, like: &Link) -> io::Result<()> {
         for route in uplink.routes() {
             links.add_route(link.index, &route).await?;
         }
-        Ok(())
+        links.settle(&uplink.interface).await
     })
+}
+
+/// Waits until the gate's link carries packets.
+pub(super) fn settle() -> io::Result<()> {
+    links::with(async |links| links.settle(INNER_LINK).await)
 }
 
 /// Takes the gate's link away, and puts the addresses back, which plugins look for when they take an attachment away.
