@@ -20,7 +20,10 @@ use cofferdam::request::LogRequest;
 use cdi::CDI_EXAMPLES;
 pub(crate) use cdi::{CdiCommand, CdiFormat};
 pub(crate) use exec::{ExecArgs, SessionCommand};
-pub(crate) use image::{ImageCommand, ImagesArgs, LoadArgs, PullArgs, RmiArgs, TagArgs};
+pub(crate) use image::{
+    CommitArgs, CopyArgs, ImageCommand, ImagesArgs, LoadArgs, LoginArgs, PullArgs, RmiArgs, SaveArgs,
+    SaveFormat, TagArgs,
+};
 use image::{NAMES, PULL_EXAMPLES};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
@@ -158,8 +161,35 @@ pub(crate) enum Command {
     Rmi(RmiArgs),
     /// Give an image a further name
     Tag(TagArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
     /// Read images from an archive
     Load(LoadArgs),
+    /// Copy files between a container and the host
+    Cp(CopyArgs),
+    /// List what a container has changed of its image: A added, C changed, D deleted
+    Diff {
+        /// Name, id, or the beginning of an id
+        container: String,
+    },
+    /// Pack all files of a container into an archive
+    Export {
+        /// The file; standard output without it
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Name, id, or the beginning of an id
+        container: String,
+    },
+    /// Make an image of what a container has written
+    Commit(CommitArgs),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out of a registry
+    Logout {
+        /// The registry [default: docker.io]
+        #[arg(value_name = "REGISTRY")]
+        server: Option<String>,
+    },
     /// Look after images
     Image {
         #[command(subcommand)]

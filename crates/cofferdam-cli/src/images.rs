@@ -97,7 +97,9 @@ pub(crate) async fn fetch(
 ) -> Result<Image, CliError> {
     let (source, name): (Box<dyn ImageSource>, _) = match place {
         Place::Local(local) => (Box::new(local.open(store)?), None),
-        Place::Registry(reference) => (registry.source(reference)?, Some(reference.whole())),
+        Place::Registry(reference) => {
+            (Box::new(registry.client()?.source(reference)), Some(reference.whole()))
+        }
     };
     Ok(store.acquire(source.as_ref(), name.as_deref(), platform, progress).await?)
 }

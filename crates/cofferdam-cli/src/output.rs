@@ -64,6 +64,11 @@ pub(crate) fn note(line: impl fmt::Display) {
     say(&format!("cofferdam: {line}\n"));
 }
 
+/// Prints a question, or a part of one, on standard error.
+pub(crate) fn prompt(text: &str) {
+    say(text);
+}
+
 fn say(text: &str) {
     // Nobody is left to tell when standard error is gone.
     let _ = anstream::stderr().lock().write_all(text.as_bytes());

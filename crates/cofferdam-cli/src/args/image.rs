@@ -1,9 +1,7 @@
 //! The options by which an image is chosen and fetched.
 
 use clap::{Args, ValueEnum};
-use cofferdam_image::ImageError;
-use cofferdam_image::reference::Reference;
-use cofferdam_image::source::ImageSource;
+use cofferdam_image::registry::{Credentials, Registry, RegistryConfig};
 
 use crate::output::CliError;
 
@@ -23,10 +21,11 @@ pub(crate) struct RegistryArgs {
 }
 
 impl RegistryArgs {
-    /// The registry that has an image.
-    pub(crate) fn source(&self, reference: &Reference) -> Result<Box<dyn ImageSource>, CliError> {
-        let place = format!("here, and {} is not asked yet", reference.registry());
-        Err(ImageError::NotFound { reference: reference.whole(), place }.into())
+    /// A client for registries, with what this machine and its user have settled.
+    pub(crate) fn client(&self) -> Result<Registry, CliError> {
+        let mut config = RegistryConfig { insecure: self.insecure.clone(), ..RegistryConfig::default() };
+        config.add_system_registries_conf()?;
+        Ok(Registry::new(config, Credentials::of_user(|name| std::env::var_os(name))))
     }
 }
 

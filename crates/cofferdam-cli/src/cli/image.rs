@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::args::RegistryArgs;
 
@@ -72,11 +72,84 @@ pub(crate) struct LoadArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub(crate) struct SaveArgs {
+    /// The file, or for oci the directory; standard output without it
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// docker-archive, oci-archive or oci
+    #[arg(long, value_name = "FORMAT", default_value = "docker-archive", hide_possible_values = true)]
+    pub(crate) format: SaveFormat,
+    /// Names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+}
+
+/// As what an image is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveFormat {
+    DockerArchive,
+    OciArchive,
+    Oci,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(crate) struct TagArgs {
     /// A name, an id, or the beginning of an id
     pub(crate) image: String,
     /// A further name for it
     pub(crate) name: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LoginArgs {
+    /// The user
+    #[arg(short, long)]
+    pub(crate) username: Option<String>,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+    /// The registry [default: docker.io]
+    #[arg(value_name = "REGISTRY")]
+    pub(crate) server: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CopyArgs {
+    /// Keep owners
+    #[arg(short, long)]
+    pub(crate) archive: bool,
+    /// Copy what a link leads to, where SOURCE is one
+    #[arg(short = 'L', long)]
+    pub(crate) follow_link: bool,
+    /// CONTAINER:PATH, a path of the host, or - for an archive on standard input
+    #[arg(value_name = "SOURCE", allow_hyphen_values = true)]
+    pub(crate) source: String,
+    /// The other of the two; - for an archive on standard output
+    #[arg(value_name = "DESTINATION", allow_hyphen_values = true)]
+    pub(crate) destination: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommitArgs {
+    /// Who has made it
+    #[arg(short, long)]
+    pub(crate) author: Option<String>,
+    /// What was done
+    #[arg(short, long)]
+    pub(crate) message: Option<String>,
+    /// An instruction of a Dockerfile, such as 'CMD ["nginx"]'
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    pub(crate) change: Vec<String>,
+    /// Let the container run on meanwhile
+    #[arg(long)]
+    pub(crate) no_pause: bool,
+    /// Name, id, or the beginning of an id
+    pub(crate) container: String,
+    /// The image's name
+    #[arg(value_name = "IMAGE")]
+    pub(crate) name: Option<String>,
 }
 
 /// `image …`: the same words, and what has none of its own.
@@ -101,6 +174,8 @@ pub(crate) enum ImageCommand {
     Rm(RmiArgs),
     /// Give an image a further name
     Tag(TagArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
     /// Read images from an archive
     Load(LoadArgs),
     /// Remove images that have no name, and with --all those that no container was made of

@@ -7,6 +7,7 @@ mod doctor;
 mod events;
 mod exec;
 mod explain;
+mod files;
 mod gc;
 mod image;
 mod info;
@@ -86,6 +87,13 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Images(args) => image::list(&context, &args),
         Command::Rmi(args) => image::remove(&context, &args).await,
         Command::Tag(args) => image::tag(&context, &args),
+        Command::Save(args) => image::save(&context, args).await,
+        Command::Cp(args) => files::copy(&context, &args).await,
+        Command::Diff { container } => files::diff(&context, &container).await,
+        Command::Export { output, container } => files::export(&context, &container, output.as_deref()).await,
+        Command::Commit(args) => files::commit(&context, &args).await,
+        Command::Login(args) => image::login(args).await,
+        Command::Logout { server } => image::logout(server.as_deref()).await,
         Command::Load(args) => image::load(&context, args).await,
         Command::Image { command } => image::run(&context, command).await,
         Command::Info { format, driver } => info::info(&context, format.as_deref(), &driver).await,

@@ -1,5 +1,6 @@
 //! What a container has changed: its upper directory compared with the layers below it.
 
+use std::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -17,6 +18,20 @@ pub struct Change {
     pub path: Vec<u8>,
     /// What became of it.
     pub kind: ChangeKind,
+}
+
+/// As docker prints it; bytes that are not text, and control characters, as escapes.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind.letter())?;
+        for chunk in self.path.utf8_chunks() {
+            for char in chunk.valid().chars() {
+                if char.is_control() { write!(f, "{}", char.escape_default())? } else { write!(f, "{char}")? }
+            }
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        Ok(())
+    }
 }
 
 /// What became of a file or directory.

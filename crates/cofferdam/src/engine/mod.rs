@@ -7,6 +7,7 @@
 mod attach;
 mod events;
 mod exec;
+mod files;
 mod gc;
 mod handover;
 mod inventory;
@@ -28,6 +29,7 @@ use tokio::task::JoinSet;
 
 pub use events::{EventStream, EventsFrom};
 pub use exec::{ExecEnd, ExecError, ExecRequest, RunningExec};
+pub use files::Written;
 pub use gc::{Leftover, LeftoverKind};
 pub use inventory::{Listing, ListingWarning, Row};
 pub use logs::ContainerLog;

@@ -124,6 +124,11 @@ pub(crate) fn root_of(image: &ImageUse, id: &ContainerId) -> PathBuf {
     image.rootfs_dir.join(id.as_str()).join("merged")
 }
 
+/// Where what a container of an image writes lies.
+pub(crate) fn upper_of(image: &ImageUse, id: &ContainerId) -> PathBuf {
+    image.rootfs_dir.join(id.as_str()).join("upper")
+}
+
 /// Makes a container's root filesystem. What was made is taken away by [`discard`], also where this fails.
 ///
 /// # Errors

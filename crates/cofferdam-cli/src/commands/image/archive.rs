@@ -1,14 +1,17 @@
 //! `load` and `save`: images from archives, and into them.
 
+use std::io::IsTerminal;
 use std::path::Path;
 
 use cofferdam_image::local::images;
 use cofferdam_image::reference::reference;
+use cofferdam_image::store::ArchiveFormat;
 
 use super::list::short_name;
-use crate::cli::LoadArgs;
+use crate::args::refuse;
+use crate::cli::{LoadArgs, SaveArgs, SaveFormat};
 use crate::context::Context;
-use crate::images::{platform, store};
+use crate::images::{find_here, platform, store};
 use crate::output::{CliError, print};
 use crate::progress::Shown;
 
@@ -32,4 +35,65 @@ pub(crate) async fn load(context: &Context, args: LoadArgs) -> Result<u8, CliErr
         names.iter().try_for_each(|name| print(format_args!("Loaded image: {}", short_name(name))))?;
     }
     Ok(0)
+}
+
+/// Writes images to an archive, or a layout.
+pub(crate) async fn save(context: &Context, args: SaveArgs) -> Result<u8, CliError> {
+    let store = store(context)?;
+    let saved = args.images.iter().map(|text| {
+        let (image, known_as) = find_here(&store, text)?;
+        // By an id, it goes without names, as with docker.
+        let names = if image.names.contains(&known_as) { vec![known_as] } else { vec![] };
+        Ok((image, names))
+    });
+    let saved = saved.collect::<Result<Vec<_>, CliError>>()?;
+    let format = match args.format {
+        SaveFormat::DockerArchive => ArchiveFormat::Docker,
+        SaveFormat::OciArchive => ArchiveFormat::Oci,
+        SaveFormat::Oci => {
+            let output =
+                args.output.ok_or_else(|| refuse("--output", "an OCI layout is a directory: name it"))?;
+            return Ok(store.save_directory(saved, &output).await.map(|()| 0)?);
+        }
+    };
+    match &args.output {
+        Some(path) => {
+            let file = NewFile::create(path)?;
+            store.save(saved, format, file.writer()?).await?;
+            file.keep()?;
+        }
+        None if std::io::stdout().is_terminal() => {
+            return Err(refuse("--output", "an archive is not written to a terminal"));
+        }
+        None => store.save(saved, format, std::io::stdout()).await?,
+    }
+    Ok(0)
+}
+
+/// A file that appears under its name when it is whole.
+struct NewFile<'a> {
+    path: &'a Path,
+    file: tempfile::NamedTempFile,
+}
+
+impl<'a> NewFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, CliError> {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".cofferdam-save-").tempfile_in(folder);
+        Ok(Self { path, file: file.map_err(|error| unwritable(path, &error))? })
+    }
+
+    fn writer(&self) -> Result<std::io::BufWriter<std::fs::File>, CliError> {
+        let file = self.file.reopen().map_err(|error| unwritable(self.path, &error))?;
+        Ok(std::io::BufWriter::with_capacity(1 << 20, file))
+    }
+
+    fn keep(self) -> Result<(), CliError> {
+        let kept = self.file.persist(self.path);
+        kept.map(drop).map_err(|error| unwritable(self.path, &error.error))
+    }
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> CliError {
+    refuse("--output", &format!("{} cannot be written: {error}", path.display()))
 }

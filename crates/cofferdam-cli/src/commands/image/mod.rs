@@ -2,6 +2,7 @@
 
 mod archive;
 mod list;
+mod login;
 mod remove;
 
 use cofferdam_image::ImageError;
@@ -13,8 +14,9 @@ use crate::images::{Place, fetch, find_here, platform, store};
 use crate::output::{CliError, OUR_FAILURE, note, print, print_failure};
 use crate::progress::Shown;
 
-pub(super) use archive::load;
+pub(super) use archive::{load, save};
 pub(super) use list::list;
+pub(super) use login::{login, logout};
 pub(super) use remove::remove;
 
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, CliError> {
@@ -24,6 +26,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, 
         ImageCommand::Inspect { format, images } => list::inspect(context, &images, format.as_deref()),
         ImageCommand::Rm(args) => remove(context, &args).await,
         ImageCommand::Tag(args) => tag(context, &args),
+        ImageCommand::Save(args) => save(context, args).await,
         ImageCommand::Load(args) => load(context, args).await,
         ImageCommand::Prune { all, force } => remove::prune(context, all, force).await,
         ImageCommand::Verify => remove::verify(context).await,
