@@ -1,4 +1,5 @@
-//! The network `bridge`, which cofferdam brings along: a bridge, addresses by host-local, masquerading, portmap.
+//! The network `bridge`, which cofferdam brings along: a bridge, addresses by host-local, ports by portmap. What leaves the
+//! host is masqueraded (`bridge_rules`).
 //!
 //! There is one per machine, whatever the number of state directories. Its configuration is made once, when it is first
 //! used, and written to `RUNTIME/bridge.conflist`; it goes with the next boot, as the bridge does.
@@ -14,9 +15,7 @@ use crate::cni::{CniVersion, NetworkConfig, config};
 use crate::error::NetworkError;
 use crate::lock::{Hold, Lock};
 use crate::netlink;
-use crate::networks::Networks;
 use crate::record::write_whole;
-use crate::rules::LOCK_SECONDS;
 
 /// The network's name.
 pub const NAME: &str = "bridge";
@@ -57,7 +56,7 @@ pub struct BridgeOptions {
 /// # Errors
 /// No subnet is free, or the options differ from those that it is in use with.
 pub(crate) fn network(runtime: &Path, options: &BridgeOptions) -> Result<NetworkConfig, NetworkError> {
-    let path = runtime.join(FILE);
+    let path = file(runtime);
     let failed = |source| NetworkError::Record { path: path.clone(), what: "written", source };
     if let Some(known) = written(&path, options)? {
         return Ok(known);
@@ -88,7 +87,7 @@ pub(crate) fn network(runtime: &Path, options: &BridgeOptions) -> Result<Network
 
 /// The network as [`network`] would give it, without making anything.
 pub(crate) fn preview(runtime: &Path, options: &BridgeOptions) -> Result<NetworkConfig, NetworkError> {
-    let path = runtime.join(FILE);
+    let path = file(runtime);
     match written(&path, options)? {
         Some(known) => Ok(known),
         None => parse(&path, conflist(&leases(runtime), options, &Host::read())?.to_string().as_bytes()),
@@ -104,17 +103,20 @@ fn written(path: &Path, options: &BridgeOptions) -> Result<Option<NetworkConfig>
     };
     let network = parse(path, &text)?;
     let plugin = &network.plugins[0].0;
-    let ranges = plugin.get("ipam").and_then(|ipam| ipam.get("ranges")).and_then(Value::as_array);
-    let subnets: Vec<IpNet> = ranges
-        .into_iter()
-        .flatten()
-        .filter_map(|range| range.get(0)?.get("subnet")?.as_str()?.parse().ok())
-        .collect();
+    let subnets = subnets(&network);
     let has_ipv6 = subnets.iter().any(|subnet| matches!(subnet, IpNet::V6(_)));
     let fits = options.subnet.is_none_or(|wanted| subnets.contains(&wanted.trunc().into()))
         && options.ipv6.is_none_or(|wanted| wanted == has_ipv6)
         && options.mtu.is_none_or(|wanted| plugin.get("mtu").and_then(Value::as_u64) == Some(wanted.into()));
     Ok(fits.then_some(network))
+}
+
+/// The subnets of the network: of IPv4, and of IPv6 if it has one.
+pub(crate) fn subnets(network: &NetworkConfig) -> Vec<IpNet> {
+    let ipam = network.plugins.first().and_then(|plugin| plugin.0.get("ipam"));
+    let ranges = ipam.and_then(|ipam| ipam.get("ranges")).and_then(Value::as_array);
+    let subnet = |range: &Value| range.get(0)?.get("subnet")?.as_str()?.parse().ok();
+    ranges.into_iter().flatten().filter_map(subnet).collect()
 }
 
 fn parse(path: &Path, text: &[u8]) -> Result<NetworkConfig, NetworkError> {
@@ -197,7 +199,6 @@ fn conflist(leases: &Path, options: &BridgeOptions, host: &Host) -> Result<Value
         "type": "bridge",
         "bridge": LINK,
         "isGateway": true,
-        "ipMasq": true,
         "hairpinMode": true,
         "ipam": { "type": "host-local", "dataDir": leases, "ranges": ranges, "routes": routes },
     });
@@ -247,21 +248,9 @@ fn invalid(what: &'static str, text: impl ToString, reason: &str) -> NetworkErro
     NetworkError::Invalid { what, text: text.to_string(), reason: reason.to_owned() }
 }
 
-impl Networks {
-    /// Drops what containers send to 127.0.0.0/8 of the host.
-    ///
-    /// For ports on 127.0.0.1 portmap sets `route_localnet` on the bridge, and the kernel then takes such packets from
-    /// it: a container that can send raw ones would reach all that listens on the host's loopback (CVE-2020-8558).
-    /// Answers to published ports are not dropped: they go to the bridge's own address.
-    pub(crate) async fn guard_loopback(&self) -> Result<(), NetworkError> {
-        const RULE: [&str; 9] =
-            ["PREROUTING", "-i", LINK, "-d", "127.0.0.0/8", "-m", "comment", "--comment", "cofferdam"];
-        let words = |verb| [&["-w", LOCK_SECONDS, "-t", "raw", verb], &RULE[..], &["-j", "DROP"]].concat();
-        if self.iptables("iptables", &words("-C"), "").await.is_ok() {
-            return Ok(());
-        }
-        self.iptables("iptables", &words("-I"), "").await.map(drop)
-    }
+/// The file of the network's configuration.
+pub(crate) fn file(runtime: &Path) -> PathBuf {
+    runtime.join(FILE)
 }
 
 /// Where leases of the bridge are.

@@ -8,6 +8,7 @@
 
 mod attachment;
 pub mod bridge;
+mod bridge_rules;
 pub mod cni;
 pub mod egress;
 mod error;

@@ -138,7 +138,6 @@ impl Networks {
         if let (Some(publisher), false) = (publisher, request.ports.is_empty()) {
             let published = async {
                 held = self.take_ports(&directory, &mut record, &request.ports).await?;
-                self.guard_ports(&record).await?;
                 let (version, previous) = (record.cni_version, record.result.clone());
                 let added = self
                     .client

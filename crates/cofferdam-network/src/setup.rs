@@ -25,7 +25,9 @@ impl Networks {
         let held = self.take_ports(directory, record, ports).await?;
         let (namespaces, key) = (self.namespaces.clone(), record.key().to_owned());
         blocking(move || namespaces.create(&key)).await?;
-        self.guard_ports(record).await?;
+        if record.network.source == bridge::file(&self.places.runtime) {
+            self.ensure_bridge_rules(&record.network).await?;
+        }
         let (raw, _) = self.client.add(&record.network, record.cni_version, &record.parameters).await?;
         record.result = Some(raw);
         Self::check_families(record)?;
@@ -72,14 +74,6 @@ impl Networks {
         let ports =
             |(id, record): (String, Record)| record.ports.into_iter().map(move |port| (id.clone(), port));
         Ok(records.into_iter().flat_map(ports).collect())
-    }
-
-    /// Keeps containers from the host's loopback, which publishing of ports opens to them.
-    pub(crate) async fn guard_ports(&self, record: &Record) -> Result<(), NetworkError> {
-        if record.network.name == bridge::NAME && record.ports.iter().any(|port| port.address.is_ipv4()) {
-            self.guard_loopback().await?;
-        }
-        Ok(())
     }
 
     /// portmap says nothing when a port cannot be published for want of an address of its family.

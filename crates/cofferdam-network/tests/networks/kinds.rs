@@ -1,7 +1,7 @@
 //! Other networks than the bridge: ptp, macvlan, UDP, and many at once.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     ("kinds::ptp_carries_connections", ptp_carries_connections),
     ("kinds::macvlan_carries_connections", macvlan_carries_connections),
     ("kinds::udp_is_published", udp_is_published),
+    ("kinds::the_world_is_reached_and_reaches_ports", the_world_is_reached_and_reaches_ports),
     ("kinds::a_container_does_not_reach_the_hosts_loopback", a_container_does_not_reach_the_hosts_loopback),
     ("kinds::many_at_once_get_addresses_of_their_own", many_at_once_get_addresses_of_their_own),
 ];
@@ -143,6 +144,35 @@ fn udp_is_published() {
     });
 }
 
+fn the_world_is_reached_and_reaches_ports() {
+    // A host that lets nothing through, as docker leaves it, and a world behind it that knows no way to containers.
+    sh("ip netns add world; ip link add out type veth peer name in netns world; ip link set out up
+        ip address add 192.0.2.1/24 dev out; ip address add 2001:db8::1/64 dev out nodad
+        iptables -P FORWARD DROP; ip6tables -P FORWARD DROP
+        ip netns exec world sh -ec 'ip link set lo up; ip link set in up; ip address add 192.0.2.2/24 dev in
+            ip address add 2001:db8::2/64 dev in nodad'");
+    let world = Path::new("/run/netns/world");
+    let listener = cofferdam_network::namespace::enter(world, || TcpListener::bind("[::]:80")).unwrap();
+    wait(async {
+        let mut asked = request("bridge");
+        asked.ports = ["0.0.0.0::80", "[::]::80"].map(|text| PortRequest::parse(text).unwrap()).concat();
+        let one = networks().attach("one", &asked).await.unwrap().attachment;
+        for (there, host) in [("192.0.2.2:80", "::ffff:192.0.2.1"), ("[2001:db8::2]:80", "2001:db8::1")] {
+            let address = there.parse().unwrap();
+            let connect = move || TcpStream::connect_timeout(&address, Duration::from_secs(1));
+            until(there, || cofferdam_network::namespace::enter(&one.namespace, connect).is_ok());
+            assert_eq!(listener.accept().unwrap().1.ip().to_string(), host, "masqueraded");
+        }
+        serve(&one.namespace, "inside");
+        for url in
+            [format!("192.0.2.1:{}", one.ports[0].host), format!("[2001:db8::1]:{}", one.ports[1].host)]
+        {
+            until(&url, || get_from(world, &url).as_deref() == Some("inside"));
+        }
+        networks().detach("one").await.unwrap();
+    });
+}
+
 /// Ports on 127.0.0.1 need `route_localnet`, which lets packets to the loopback in from the bridge (CVE-2020-8558).
 fn a_container_does_not_reach_the_hosts_loopback() {
     wait(async {
@@ -150,7 +180,7 @@ fn a_container_does_not_reach_the_hosts_loopback() {
         asked.ports = PortRequest::parse("80").unwrap();
         let one = networks().attach("one", &asked).await.unwrap().attachment;
         sh("mkdir /run/secret; echo secret > /run/secret/index.html");
-        let host = std::net::TcpListener::bind("127.0.0.1:7777").unwrap();
+        let host = TcpListener::bind("127.0.0.1:7777").unwrap();
         assert_eq!(sh("cat /proc/sys/net/ipv4/conf/cofferdam0/route_localnet"), "1");
         // What a container with CAP_NET_ADMIN would do.
         sh(&format!(
@@ -162,13 +192,16 @@ fn a_container_does_not_reach_the_hosts_loopback() {
         let reaches = || {
             let connect = || {
                 let address = "127.0.0.1:7777".parse().unwrap();
-                Ok(std::net::TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
+                Ok(TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok())
             };
             cofferdam_network::namespace::enter(&one.namespace, connect).unwrap()
         };
         assert!(!reaches());
         sh("iptables -t raw -F PREROUTING");
         assert!(reaches(), "without the guard the attack works, so that its failure above says something");
+        networks().attach("two", &request("bridge")).await.unwrap();
+        assert!(!reaches(), "what somebody flushed is there again");
+        networks().detach("two").await.unwrap();
         drop(host);
         networks().detach("one").await.unwrap();
     });
@@ -199,7 +232,7 @@ fn many_at_once_get_addresses_of_their_own() {
         // A connection refused by the container's own kernel has been there and back.
         for one in &all {
             let address = std::net::SocketAddr::new(one.addresses[0].addr(), 9);
-            let answer = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap_err();
+            let answer = TcpStream::connect_timeout(&address, Duration::from_secs(3)).unwrap_err();
             assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "{address}");
         }
         let detach = |task: usize| async move {
