@@ -257,3 +257,76 @@ pub(crate) fn file(runtime: &Path) -> PathBuf {
 pub(crate) fn leases(runtime: &Path) -> PathBuf {
     runtime.join("leases")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(routes: &[&str]) -> Host {
+        Host {
+            routes: routes.iter().map(|text| text.parse().unwrap()).collect(),
+            mtu: Some(1400),
+            ipv6: true,
+        }
+    }
+
+    fn network_of(options: &BridgeOptions, host: &Host) -> Result<NetworkConfig, NetworkError> {
+        let text = conflist(Path::new("/run/leases"), options, host)?;
+        parse(Path::new("x.conflist"), text.to_string().as_bytes())
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn routes_of_the_host_are_read() {
+        let text = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth0\t0000000A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+            cofferdam0\t0000D50A\t00000000\t0001\t0\t0\t0\t00F0FFFF\t0\t0\t0\n\
+            broken\n";
+        assert_eq!(read_routes(text), (vec!["10.0.0.0/16".parse().unwrap()], Some("eth0".into())));
+        assert_eq!(read_routes(""), (vec![], None));
+    }
+
+    #[test]
+    fn a_learned_default_route_is_told_from_a_written_one() {
+        let zero = "00000000000000000000000000000000";
+        let line = |prefix: &str, flags: &str| {
+            format!("{zero} {prefix} {zero} 00 {zero} 00000400 00000001 00000000 {flags} eth0\n")
+        };
+        assert!(learns_default_route(&line("00", "00450003")));
+        assert!(!learns_default_route(&line("00", "00000003")));
+        assert!(!learns_default_route(&line("40", "00450003")));
+    }
+
+    #[test]
+    fn the_subnet_collides_with_no_route() {
+        let subnet = |routes: &[&str]| {
+            let network = network_of(&BridgeOptions::default(), &host(routes)).unwrap();
+            subnets(&network)[0].to_string()
+        };
+        assert_eq!(subnet(&[]), "10.213.0.0/20");
+        assert_eq!(subnet(&["10.213.4.0/24"]), "10.177.64.0/20");
+        assert_eq!(subnet(&["10.0.0.0/8"]), "172.16.208.0/20");
+        let full = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"];
+        assert!(network_of(&BridgeOptions::default(), &host(&full)).is_err());
+        let chosen =
+            BridgeOptions { subnet: Some("10.9.8.7/24".parse().unwrap()), ..BridgeOptions::default() };
+        assert_eq!(subnets(&network_of(&chosen, &host(&[])).unwrap())[0].to_string(), "10.9.8.0/24");
+        assert!(network_of(&chosen, &host(&["10.9.0.0/16"])).is_err());
+    }
+
+    #[test]
+    fn options_and_the_host_decide() {
+        let of = |ipv6, mtu, host: &Host| network_of(&BridgeOptions { subnet: None, ipv6, mtu }, host);
+        let plain = of(None, None, &host(&[])).unwrap();
+        assert_eq!(plain.plugins[0].0["mtu"], 1400);
+        assert_eq!(subnets(&plain).len(), 2);
+        assert!(matches!(subnets(&plain)[1], IpNet::V6(net) if net.addr().segments()[0] >> 8 == 0xfd));
+        assert!(plain.is_capable("portMappings"));
+        assert_eq!(subnets(&of(Some(false), Some(9000), &host(&[])).unwrap()).len(), 1);
+        assert_eq!(subnets(&of(None, None, &Host { ipv6: false, ..host(&[]) }).unwrap()).len(), 1);
+        assert!(of(None, Some(100), &host(&[])).is_err());
+        let loopback = Host { mtu: Some(65536), ..host(&[]) };
+        assert!(of(None, None, &loopback).unwrap().plugins[0].0.get("mtu").is_none());
+    }
+}

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::cni::ValidAttachment;
 use crate::error::NetworkError;
 use crate::leases;
 use crate::lock::{Hold, Lock};
@@ -109,6 +110,29 @@ impl Networks {
             1 => errors.pop().map_or(Ok(left), Err),
             _ => Err(NetworkError::Several(errors)),
         }
+    }
+
+    /// GC of CNI 1.1: the network's plugins take away what belongs to no attachment. Not part of [`Networks::gc`], since
+    /// plugins then take away what others have of the network and nobody names here.
+    ///
+    /// `others` are attachments that other state directories, or other programs, have. Waits until nobody attaches or
+    /// detaches here, and holds them up meanwhile. Plugins that do not know GC are not called.
+    ///
+    /// # Errors
+    /// All that plugins refused.
+    pub async fn collect(&self, network: &str, others: &[ValidAttachment]) -> Result<(), NetworkError> {
+        let config = self.network(network)?;
+        let _turn = self.turn(Hold::Alone).await?;
+        let prepared = self.pool_directories()?.into_iter().map(|path| Record::read(&path));
+        let prepared = prepared.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+        let attached = self.attached_records()?.into_iter().map(|(_, record)| record);
+        let ours = prepared.into_iter().chain(attached).filter(|record| record.network.name == network);
+        let ours = ours.map(|record| ValidAttachment {
+            container_id: record.parameters.container_id,
+            interface: record.parameters.interface,
+        });
+        let valid: Vec<_> = ours.chain(others.iter().cloned()).collect();
+        self.client.gc(&config, &valid).await.map_err(NetworkError::Several)
     }
 
     pub(crate) async fn remove_abandoned(&self, directory: &Path) -> Result<(), NetworkError> {

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::attachment::{Attached, Attachment};
+use crate::bridge;
 use crate::cni::{NetworkConfig, PluginConfig};
 use crate::error::NetworkError;
 use crate::lock::{Hold, Lock};
@@ -61,6 +62,10 @@ impl Networks {
             source,
         })?;
         let mut done = Refilled::default();
+        // Those that are ready need them too, should somebody have flushed them since.
+        if config.source == bridge::file(&self.places.runtime) {
+            self.ensure_bridge_rules(&config).await?;
+        }
         let _lock = match Lock::try_directory(&pool) {
             Ok(Some(lock)) => lock,
             Ok(None) => return Ok(done),

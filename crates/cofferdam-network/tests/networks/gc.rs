@@ -1,10 +1,14 @@
 //! What is left by those who died is taken away.
 
+use std::time::Duration;
+
+use cofferdam_network::cni::ValidAttachment;
 use cofferdam_network::ports::PortRequest;
-use cofferdam_network::{AttachRequest, NetworkError};
+use cofferdam_network::{AttachRequest, NetworkError, Places, PoolMarks};
 
 use crate::Trial;
-use crate::host::{Left, networks, request, sh, start_attacher, try_sh, until, wait};
+use crate::fake::Plugins;
+use crate::host::{Left, networks, networks_at, places, request, sh, start_attacher, try_sh, until, wait};
 
 pub(crate) const TRIALS: &[Trial] = &[
     ("gc::nothing_is_left_by_a_killed_process", nothing_is_left_by_a_killed_process),
@@ -12,6 +16,8 @@ pub(crate) const TRIALS: &[Trial] = &[
     ("gc::what_has_no_record_is_found", what_has_no_record_is_found),
     ("gc::a_namespace_that_went_first_is_no_trouble", a_namespace_that_went_first_is_no_trouble),
     ("gc::what_others_have_is_left_alone", what_others_have_is_left_alone),
+    ("gc::an_attachment_that_nobody_waits_for_is_found", an_attachment_that_nobody_waits_for_is_found),
+    ("gc::plugins_that_collect_are_told_what_is_in_use", plugins_that_collect_are_told_what_is_in_use),
 ];
 
 /// The name of a trial that is none: a process that is to be killed.
@@ -66,12 +72,28 @@ fn nothing_is_left_by_a_killed_process() {
 }
 
 fn rules_go_though_gvisor_took_the_addresses() {
+    // The plugins of these make a chain for each container, and look for it by the interface's addresses.
+    let ipam = r#""ipMasq":true,"ipam":{"type":"host-local","subnet":"10.79.0.0/24"}"#;
+    let bridge = format!(
+        r#"{{"cniVersion":"1.0.0","name":"b","plugins":[{{"type":"bridge","isGateway":true,{ipam}}}]}}"#
+    );
+    let ptp = format!(r#"{{"cniVersion":"1.0.0","name":"p","plugins":[{{"type":"ptp",{ipam}}}]}}"#);
+    sh("mkdir /run/net.d");
+    std::fs::write("/run/net.d/bridge.conflist", bridge).unwrap();
+    std::fs::write("/run/net.d/ptp.conflist", ptp).unwrap();
+    let networks = networks_at(Places { configurations: vec!["/run/net.d".into()], ..places() });
     wait(async {
-        let before = used_once().await;
-        let made = networks().attach("one", &with_ports()).await.unwrap().attachment;
-        sh(&format!("nsenter --net={} ip address flush dev eth0", made.namespace.display()));
-        networks().detach("one").await.unwrap();
-        Left::settle(&before);
+        for name in ["b", "p"] {
+            networks.attach("first", &request(name)).await.unwrap();
+            networks.detach("first").await.unwrap();
+            let before = Left::now();
+            let made = networks.attach("one", &request(name)).await.unwrap().attachment;
+            let with_rules = Left::now().more_than(&before);
+            assert!(with_rules.iter().any(|line| line.contains("MASQUERADE")), "{with_rules:?}");
+            sh(&format!("nsenter --net={} ip address flush dev eth0", made.namespace.display()));
+            networks.detach("one").await.unwrap();
+            Left::settle(&before);
+        }
     });
 }
 
@@ -102,6 +124,48 @@ fn a_namespace_that_went_first_is_no_trouble() {
     });
 }
 
+fn an_attachment_that_nobody_waits_for_is_found() {
+    wait(async {
+        let before = used_once().await;
+        for milliseconds in [1, 10, 30, 60] {
+            let attached = networks();
+            let asked = with_ports();
+            let given_up =
+                tokio::time::timeout(Duration::from_millis(milliseconds), attached.attach("one", &asked));
+            // A quick machine may be done.
+            drop(given_up.await);
+            networks().detach("one").await.unwrap();
+            Left::settle(&before);
+        }
+    });
+}
+
+fn plugins_that_collect_are_told_what_is_in_use() {
+    let plugins = Plugins::new(&["fake"]);
+    let config = r#"{"cniVersion":"1.1.0","name":"net","plugins":[{"type":"fake"}]}"#;
+    std::fs::write(plugins.path().join("net.conflist"), config).unwrap();
+    plugins.answers("fake", "ADD", r#"echo '{"cniVersion":"1.1.0"}'"#);
+    let directories = vec![plugins.path().to_owned()];
+    let places = Places { configurations: directories.clone(), plugins: directories, ..places() };
+    let networks = networks_at(places);
+    wait(async {
+        networks.attach("one", &request("net")).await.unwrap();
+        networks.refill("net", PoolMarks { low: 1, high: 1 }).await.unwrap();
+        let added: Vec<_> =
+            plugins.calls().iter().map(|call| call.environment["CNI_CONTAINERID"].clone()).collect();
+        let other = ValidAttachment { container_id: "other".into(), interface: "net1".into() };
+        networks.collect("net", &[other]).await.unwrap();
+        let calls = plugins.calls();
+        let valid = calls[1].stdin["cni.dev/valid-attachments"].as_array().unwrap();
+        let valid =
+            valid.iter().map(|one| (one["containerID"].as_str().unwrap(), one["ifname"].as_str().unwrap()));
+        let expected = [(added[1].as_str(), "eth0"), (added[0].as_str(), "eth0"), ("other", "net1")];
+        assert_eq!(valid.collect::<Vec<_>>(), expected);
+        networks.detach("one").await.unwrap();
+        networks.drain("net").await.unwrap();
+    });
+}
+
 fn what_others_have_is_left_alone() {
     wait(async {
         let networks = networks();
@@ -115,8 +179,8 @@ fn what_others_have_is_left_alone() {
         let left = networks.gc(&|id| id == "living").await.unwrap();
         assert!(left.is_empty(), "{left:?}");
         sh("cp -r /run/state /run/elsewhere; rm -r /run/elsewhere/attached");
-        let places = cofferdam_network::Places { state: "/run/elsewhere".into(), ..crate::host::places() };
-        let elsewhere = crate::host::networks_at(places);
+        let places = Places { state: "/run/elsewhere".into(), ..places() };
+        let elsewhere = networks_at(places);
         assert!(elsewhere.gc(&|_| false).await.unwrap().is_empty());
         assert_eq!(Left::now(), before);
         assert!(networks.check("living").await.unwrap());
