@@ -1,5 +1,6 @@
 //! What is left by those who died is taken away.
 
+use std::path::Path;
 use std::time::Duration;
 
 use cofferdam_network::cni::ValidAttachment;
@@ -8,10 +9,13 @@ use cofferdam_network::{AttachRequest, NetworkError, Places, PoolMarks};
 
 use crate::Trial;
 use crate::fake::Plugins;
-use crate::host::{Left, networks, networks_at, places, request, sh, start_attacher, try_sh, until, wait};
+use crate::host::{
+    FAKES, Left, networks, networks_at, places, request, sh, start_attacher, try_sh, until, wait,
+};
 
 pub(crate) const TRIALS: &[Trial] = &[
     ("gc::nothing_is_left_by_a_killed_process", nothing_is_left_by_a_killed_process),
+    ("gc::a_plugin_that_outlives_its_caller_is_waited_for", a_plugin_that_outlives_its_caller_is_waited_for),
     ("gc::rules_go_though_gvisor_took_the_addresses", rules_go_though_gvisor_took_the_addresses),
     ("gc::what_has_no_record_is_found", what_has_no_record_is_found),
     ("gc::a_namespace_that_went_first_is_no_trouble", a_namespace_that_went_first_is_no_trouble),
@@ -42,9 +46,13 @@ async fn used_once() -> Left {
 pub(crate) fn attach_again_and_again() -> ! {
     let id = std::env::var("ID").unwrap();
     let networks = networks();
+    let asked = match std::env::var("NETWORK").unwrap() {
+        name if name == "bridge" => with_ports(),
+        name => request(&name),
+    };
     wait(async {
         loop {
-            networks.attach(&id, &with_ports()).await.unwrap();
+            networks.attach(&id, &asked).await.unwrap();
             networks.detach(&id).await.unwrap();
         }
     })
@@ -53,9 +61,10 @@ pub(crate) fn attach_again_and_again() -> ! {
 fn nothing_is_left_by_a_killed_process() {
     wait(async {
         let before = used_once().await;
+        let mut found = 0;
         for round in 0..ROUNDS {
             let mut attachers: Vec<_> =
-                (0..ATTACHERS).map(|number| start_attacher(&format!("c{number}"))).collect();
+                (0..ATTACHERS).map(|number| start_attacher(&format!("c{number}"), "bridge")).collect();
             for (number, attacher) in attachers.iter_mut().enumerate() {
                 // Moments that lie all over the half second that an attachment takes here.
                 for _ in 0..(7 * round + 13 * number) % 29 {
@@ -64,11 +73,31 @@ fn nothing_is_left_by_a_killed_process() {
                 attacher.kill().unwrap();
                 attacher.wait().unwrap();
             }
-            networks().gc(&|_| false).await.unwrap();
+            found += networks().gc(&|_| false).await.unwrap().containers.len();
             Left::settle(&before);
         }
+        assert!(2 * found > ATTACHERS * ROUNDS, "most were killed at work: {found}");
         assert!(networks().leftovers(&|_| false).await.unwrap().is_empty());
     });
+}
+
+fn a_plugin_that_outlives_its_caller_is_waited_for() {
+    let plugins = Plugins::new(&["slow"]);
+    let config = r#"{"cniVersion":"1.0.0","name":"net","plugins":[{"type":"slow"}]}"#;
+    std::fs::write(plugins.path().join("net.conflist"), config).unwrap();
+    sh(&format!("ln -s {} {FAKES}", plugins.path().display()));
+    plugins.answers("slow", "ADD", "echo > /run/started; sleep 0.5; echo > /run/made; echo '{}'");
+    plugins.answers("slow", "DEL", "rm -f /run/made");
+    let mut attacher = start_attacher("one", "net");
+    until("the plugin is at work", || Path::new("/run/started").exists());
+    attacher.kill().unwrap();
+    attacher.wait().unwrap();
+    wait(async {
+        assert_eq!(networks().gc(&|_| false).await.unwrap().containers, ["one"]);
+    });
+    assert_eq!(plugins.order(), ["slow ADD", "slow DEL"]);
+    until("no plugin is at work", || !try_sh("grep -lsz CNI_COMMAND /proc/[0-9]*/environ").status.success());
+    assert!(!Path::new("/run/made").exists(), "it was made after it had been taken away");
 }
 
 fn rules_go_though_gvisor_took_the_addresses() {

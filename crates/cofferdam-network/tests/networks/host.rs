@@ -15,6 +15,8 @@ use crate::programs::TokioPrograms;
 
 /// The variable that names the trial inside of its host.
 const TRIAL: &str = "COFFERDAM_NETWORK_TRIAL";
+/// A link to the directory of fake plugins, for all processes of a host.
+pub(crate) const FAKES: &str = "/run/fakes";
 /// How long something may take to become true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,12 +45,9 @@ pub(crate) fn run_inside(name: &str) {
 
 /// Starts this binary again on the same host, to be killed. It attaches a container again and again.
 #[expect(clippy::disallowed_methods, reason = "a test runs commands")]
-pub(crate) fn start_attacher(id: &str) -> std::process::Child {
-    Command::new(std::env::current_exe().unwrap())
-        .env(TRIAL, crate::gc::ATTACHER)
-        .env("ID", id)
-        .spawn()
-        .unwrap()
+pub(crate) fn start_attacher(id: &str, network: &str) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(TRIAL, crate::gc::ATTACHER).env("ID", id).env("NETWORK", network).spawn().unwrap()
 }
 
 /// Covers what plugins would write to on the machine.
@@ -92,8 +91,12 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Where networks are: those of a fake plugin if [`FAKES`] leads to one.
 pub(crate) fn places() -> Places {
-    Places { state: "/run/state".into(), ..Places::usual(PathBuf::new(), None) }
+    let fakes = std::fs::read_link(FAKES).ok();
+    let usual = Places::usual(PathBuf::new(), fakes.as_ref().map(|path| path.as_os_str()));
+    let configurations = fakes.map_or(usual.configurations, |path| vec![path]);
+    Places { state: "/run/state".into(), configurations, ..usual }
 }
 
 pub(crate) fn networks() -> Networks {
