@@ -45,7 +45,8 @@ impl Networks {
     /// What belongs to nobody. `is_living` says of a container's id whether its attachment is still wanted.
     ///
     /// # Errors
-    /// Something cannot be listed. A missing iptables has no rules.
+    /// Something cannot be listed, or a record cannot be read: without knowing what is its container's, whose it is of the
+    /// rest cannot be said. A missing iptables has no rules.
     pub async fn leftovers(
         &self,
         is_living: &(dyn Fn(&str) -> bool + Sync),

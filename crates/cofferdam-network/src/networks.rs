@@ -320,11 +320,16 @@ impl Networks {
         Ok(all)
     }
 
-    /// Records of all containers, with their ids.
+    /// Records of all containers, with their ids. One that cannot be read is in nobody else's way.
     pub(crate) fn attached_records(&self) -> Result<Vec<(String, Record)>, NetworkError> {
-        let all = entries(&self.places.state.join("attached"))?.into_iter();
-        let read = |(id, path): (String, PathBuf)| Ok(Record::read(&path)?.map(|record| (id, record)));
-        all.map(read).filter_map(Result::transpose).collect()
+        let mut all = Vec::new();
+        for (id, path) in entries(&self.places.state.join("attached"))? {
+            match Record::read(&path) {
+                Ok(record) => all.extend(record.map(|record| (id, record))),
+                Err(error) => tracing::warn!(id, %error, "an attachment's record cannot be read"),
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -20,7 +20,7 @@ use crate::cni::{NetworkConfig, PluginConfig};
 use crate::error::NetworkError;
 use crate::lock::{Hold, Lock};
 use crate::namespace::is_namespace;
-use crate::networks::{AttachRequest, Networks};
+use crate::networks::{AttachRequest, DEFAULT_INTERFACE, Networks};
 use crate::ports::HeldPorts;
 use crate::record::{Phase, Record, entries};
 
@@ -131,6 +131,7 @@ impl Networks {
         let is_plain = *request
             == AttachRequest {
                 network: request.network.clone(),
+                interface: request.interface.clone().filter(|name| name == DEFAULT_INTERFACE),
                 ports: request.ports.clone(),
                 ..AttachRequest::default()
             };

@@ -1,6 +1,6 @@
 //! Calls of plugins, one by one and in chains.
 //!
-//! What a plugin gets is decided here alone: the environment is [`environment`], the standard input [`request`]. Calls
+//! What a plugin gets is decided here alone: the environment is `environment`, the standard input `request`. Calls
 //! for one container never overlap; whoever calls sees to it.
 
 use std::ffi::{OsStr, OsString};

@@ -20,6 +20,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     ("gc::what_has_no_record_is_found", what_has_no_record_is_found),
     ("gc::a_namespace_that_went_first_is_no_trouble", a_namespace_that_went_first_is_no_trouble),
     ("gc::what_others_have_is_left_alone", what_others_have_is_left_alone),
+    ("gc::a_record_of_another_release_is_left_alone", a_record_of_another_release_is_left_alone),
     ("gc::an_attachment_that_nobody_waits_for_is_found", an_attachment_that_nobody_waits_for_is_found),
     ("gc::plugins_that_collect_are_told_what_is_in_use", plugins_that_collect_are_told_what_is_in_use),
 ];
@@ -149,6 +150,25 @@ fn a_namespace_that_went_first_is_no_trouble() {
             // Without the namespace the plugin bridge does not find its rules.
             networks().gc(&|_| false).await.unwrap();
             Left::settle(&before);
+        }
+    });
+}
+
+fn a_record_of_another_release_is_left_alone() {
+    wait(async {
+        let networks = networks();
+        let made = networks.attach("one", &with_ports()).await.unwrap().attachment;
+        for (text, is_of_other_version) in [("{\"version\":2,\"new\":[]}", true), ("garbage", false)] {
+            std::fs::write("/run/state/attached/one/record.json", text).unwrap();
+            for error in
+                [networks.gc(&|_| false).await.unwrap_err(), networks.detach("one").await.unwrap_err()]
+            {
+                let tells = matches!(error, NetworkError::RecordVersion { version: 2, .. });
+                assert_eq!(tells, is_of_other_version, "{error}");
+            }
+            assert!(made.namespace.exists());
+            networks.attach("two", &with_ports()).await.unwrap();
+            networks.detach("two").await.unwrap();
         }
     });
 }
