@@ -7,10 +7,21 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 
 /// A user of a registry, with the password.
 pub type User = (&'static str, &'static str);
+
+/// Whether a registry has TLS. Its certificate is by an authority of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tls {
+    /// It speaks HTTP.
+    None,
+    /// It has.
+    OfServer,
+    /// It has, and lets those in alone who have a certificate of its authority.
+    OfBoth,
+}
 
 /// A registry.
 #[derive(Debug)]
@@ -19,13 +30,13 @@ pub struct RegistryServer {
     home: tempfile::TempDir,
     address: String,
     user: Option<User>,
-    has_tls: bool,
+    tls: Tls,
 }
 
 impl RegistryServer {
-    /// Starts one; with a user, it lets nobody else in; with TLS, its certificate is by an authority of its own.
+    /// Starts one; with a user, it lets nobody else in.
     #[must_use]
-    pub fn start(user: Option<User>, has_tls: bool) -> Self {
+    pub fn start(user: Option<User>, tls: Tls) -> Self {
         let home = tempfile::Builder::new().prefix("cfr").tempdir_in("/tmp").unwrap();
         let path = |name: &str| home.path().join(name).display().to_string();
         let mut config = format!(
@@ -34,10 +45,16 @@ impl RegistryServer {
         );
         // The kernel chooses the port, and the registry says which.
         config += "http:\n  addr: '127.0.0.1:0'\n";
-        if has_tls {
+        if tls != Tls::None {
             make_certificates(home.path());
-            config +=
-                &format!("  tls: {{certificate: '{}', key: '{}'}}\n", path("server.crt"), path("server.key"));
+            config += &format!(
+                "  tls:\n    certificate: '{}'\n    key: '{}'\n",
+                path("server.crt"),
+                path("server.key")
+            );
+        }
+        if tls == Tls::OfBoth {
+            config += &format!("    clientcas: ['{}']\n", path("authority.crt"));
         }
         if let Some((name, password)) = user {
             std::fs::write(path("htpasswd"), htpasswd(name, password)).unwrap();
@@ -55,7 +72,7 @@ impl RegistryServer {
         let address = address_in(&mut log);
         // It would be killed by a write to a pipe that nobody reads.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, home, address, user, has_tls }
+        Self { child, home, address, user, tls }
     }
 
     /// Its host and port, as they stand in names of images.
@@ -70,13 +87,18 @@ impl RegistryServer {
         self.home.path().join("authority.crt")
     }
 
-    /// A directory as docker's `certs.d`, which trusts it.
+    /// A directory as docker's `certs.d`, which trusts it, and has a certificate for it where it wants one.
     #[must_use]
     pub fn certificate_directory(&self) -> PathBuf {
         let directory = self.home.path().join("certs.d");
         let of_host = directory.join(&self.address);
         std::fs::create_dir_all(&of_host).unwrap();
         std::fs::copy(self.authority(), of_host.join("ca.crt")).unwrap();
+        if self.tls == Tls::OfBoth {
+            for (from, to) in [("client.crt", "client.cert"), ("client.key", "client.key")] {
+                std::fs::copy(self.home.path().join(from), of_host.join(to)).unwrap();
+            }
+        }
         directory
     }
 
@@ -84,20 +106,19 @@ impl RegistryServer {
     pub fn push(&self, layout: &str, name: &str) -> String {
         let digest_file = self.home.path().join("digest");
         let mut push = command("skopeo");
-        push.args(["copy", "--insecure-policy", "--quiet", "--dest-tls-verify=false", "--digestfile"]);
+        push.args(["copy", "--insecure-policy", "--quiet", "--digestfile"]);
         push.arg(&digest_file);
+        if self.tls == Tls::None {
+            push.arg("--dest-tls-verify=false");
+        } else {
+            push.arg("--dest-cert-dir").arg(self.certificate_directory().join(&self.address));
+        }
         if let Some((name, password)) = self.user {
             push.arg(format!("--dest-creds={name}:{password}"));
         }
         push.arg(format!("oci:{layout}")).arg(format!("docker://{}/{name}", self.address));
         done(&mut push);
         std::fs::read_to_string(digest_file).unwrap().trim().to_owned()
-    }
-
-    /// Whether it has TLS.
-    #[must_use]
-    pub fn has_tls(&self) -> bool {
-        self.has_tls
     }
 }
 
@@ -143,20 +164,26 @@ fn htpasswd(name: &str, password: &str) -> Vec<u8> {
     done(command("htpasswd").args(["-Bbn", "-C", "4", name, password]))
 }
 
-/// An authority, and a certificate of it for this host.
+/// An authority, and certificates of it for this host and for whoever asks it.
 fn make_certificates(home: &Path) {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let certificate = authority.self_signed(&authority_key).unwrap();
     std::fs::write(home.join("authority.crt"), certificate.pem()).unwrap();
-    let mut server =
-        CertificateParams::new(vec!["localhost".to_owned(), "registry.test".to_owned()]).unwrap();
-    server.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
-    let key = KeyPair::generate().unwrap();
-    let signed = server.signed_by(&key, &Issuer::from_params(&authority, &authority_key)).unwrap();
-    std::fs::write(home.join("server.crt"), signed.pem()).unwrap();
-    std::fs::write(home.join("server.key"), key.serialize_pem()).unwrap();
+    let issuer = Issuer::from_params(&authority, &authority_key);
+    for (name, usage) in
+        [("server", ExtendedKeyUsagePurpose::ServerAuth), ("client", ExtendedKeyUsagePurpose::ClientAuth)]
+    {
+        let mut params =
+            CertificateParams::new(vec!["localhost".to_owned(), "registry.test".to_owned()]).unwrap();
+        params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
+        params.extended_key_usages.push(usage);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        std::fs::write(home.join(format!("{name}.crt")), certificate.pem()).unwrap();
+        std::fs::write(home.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
 }
 
 /// Runs a program to its end; what it printed.

@@ -32,13 +32,11 @@ const POOL_IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Host {
     /// As people name it.
     pub(super) name: String,
-    pub(super) limits: Limits,
-    authority: String,
+    endpoint: Endpoint,
+    config: RegistryConfig,
     client: Client,
-    /// One that is not led on by redirections: what it sends has a login in its body.
-    steady_client: Client,
-    /// Whether it may be spoken to without TLS.
-    may_be_plain: bool,
+    /// One that is not led on by redirections: what it sends has a login in its body. Few logins are of that kind.
+    steady_client: OnceLock<Client>,
     /// `https` or `http`, once one has worked.
     scheme: OnceLock<&'static str>,
     tokens: Tokens,
@@ -91,19 +89,19 @@ impl Host {
         config: &RegistryConfig,
         credentials: Credentials,
     ) -> Result<Self, ImageError> {
-        let name = endpoint.host.clone();
-        let client = self::client(endpoint, config, Policy::limited(REDIRECTION_LIMIT))?;
-        let steady = self::client(endpoint, config, Policy::none())?;
         Ok(Self {
-            tokens: Tokens::new(name.clone(), credentials),
-            limits: config.limits.clone(),
-            authority: endpoint.authority().to_owned(),
-            may_be_plain: endpoint.may_be_plain(),
+            name: endpoint.host.clone(),
+            tokens: Tokens::new(endpoint.host.clone(), credentials),
+            client: client(endpoint, config, Policy::limited(REDIRECTION_LIMIT))?,
+            steady_client: OnceLock::new(),
             scheme: OnceLock::new(),
-            steady_client: steady,
-            client,
-            name,
+            endpoint: endpoint.clone(),
+            config: config.clone(),
         })
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.config.limits
     }
 
     /// Asks once, with a login where one is wanted. The answer has a status that is no error. Cancel safe.
@@ -129,13 +127,18 @@ impl Host {
         &self.client
     }
 
-    pub(super) fn steady_client(&self) -> &Client {
-        &self.steady_client
+    pub(super) fn steady_client(&self) -> Result<&Client, Fault> {
+        if let Some(client) = self.steady_client.get() {
+            return Ok(client);
+        }
+        let client = client(&self.endpoint, &self.config, Policy::none());
+        let client = client.map_err(|error| Fault::Login(Box::new(error)))?;
+        Ok(self.steady_client.get_or_init(|| client))
     }
 
     /// Makes a fault of what reqwest says.
     pub(super) fn fault(&self, error: reqwest::Error) -> Fault {
-        Fault::of(error, &self.name, self.limits.idle)
+        Fault::of(error, &self.name, self.limits().idle)
     }
 
     /// Passes an answer on that is no error, and makes a fault of one that is.
@@ -183,7 +186,7 @@ impl Host {
             }
             Err(fault) => fault,
         };
-        if !(self.may_be_plain && fault.may_be_for_want_of_tls()) {
+        if !(self.endpoint.may_be_plain() && fault.may_be_for_want_of_tls()) {
             return Err(fault);
         }
         let response = self.send_by("http", question, login).await?;
@@ -197,7 +200,7 @@ impl Host {
         question: &Question<'_>,
         login: Option<&Arc<HeaderValue>>,
     ) -> Result<Response, Fault> {
-        let url = format!("{scheme}://{}/v2/{}", self.authority, question.path);
+        let url = format!("{scheme}://{}/v2/{}", self.endpoint.authority(), question.path);
         tracing::debug!(%url, offset = question.offset, with_login = login.is_some(), "asks");
         let mut request = self.client.get(url);
         if let Some(accept) = question.accept {

@@ -117,7 +117,7 @@ impl RegistrySource {
     /// The host of an endpoint, and how often it is asked again.
     fn host_of(&self, endpoint: &Endpoint, is_last: bool) -> Result<(Arc<Host>, Retries), ImageError> {
         let host = self.registry.host(endpoint)?;
-        let retries = if is_last { Retries::new(&host.limits) } else { Retries::none() };
+        let retries = if is_last { Retries::new(host.limits()) } else { Retries::none() };
         Ok((host, retries))
     }
 

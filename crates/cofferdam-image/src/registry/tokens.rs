@@ -158,7 +158,7 @@ async fn fetch(
         Some(Login::IdentityToken(token)) => {
             fields.extend([("grant_type", "refresh_token"), ("client_id", CLIENT_ID)]);
             fields.push(("refresh_token", token.reveal()));
-            host.steady_client().post(url).form(&fields)
+            host.steady_client()?.post(url).form(&fields)
         }
         Some(Login::Password { user, secret }) => {
             fields.extend([("account", user.as_str()), ("client_id", CLIENT_ID)]);

@@ -3,6 +3,7 @@
 use cofferdam_image::registry::{Credentials, Registry};
 use cofferdam_image::source::ImageSource;
 use cofferdam_testkit::http_faults::{Fault, FaultServer};
+use cofferdam_testkit::registry::Tls;
 use tokio::io::AsyncReadExt;
 
 use crate::place::{
@@ -74,7 +75,7 @@ async fn other_part() {
 }
 
 async fn elsewhere() {
-    let place = Place::new(Some(USER), false);
+    let place = Place::new(Some(USER), Tls::None);
     let storage = FaultServer::before(open_place().server.host(), |_| Fault::None);
     let to = storage.host();
     let server = FaultServer::before(place.server.host(), move |asked| {

@@ -10,6 +10,7 @@ use cofferdam_image::ImageError;
 use cofferdam_image::registry::{Credentials, Registry, Secret};
 use cofferdam_image::source::ImageSource;
 use cofferdam_testkit::http_faults::{Asked, Fault, FaultServer};
+use cofferdam_testkit::registry::Tls;
 
 use crate::child;
 use crate::place::{
@@ -40,7 +41,7 @@ fn secret() -> Secret {
 }
 
 async fn right_wrong_missing() {
-    let place = Place::new(Some(USER), false);
+    let place = Place::new(Some(USER), Tls::None);
     let host = place.server.host();
     let (_home, right) = login_file(&auths(host, USER.0, USER.1));
     let source_of = |registry: &Registry| source(registry, &place.name());
@@ -60,7 +61,7 @@ async fn right_wrong_missing() {
 }
 
 async fn login_and_out() {
-    let place = Place::new(Some(USER), false);
+    let place = Place::new(Some(USER), Tls::None);
     let host = place.server.host();
     let (home, _) = login_file("{}");
     let file = home.path().join("deep/config.json");
@@ -101,7 +102,7 @@ fn make_helper(directory: &Path, name: &str) {
 }
 
 async fn helper() {
-    let place = Place::new(Some(USER), false);
+    let place = Place::new(Some(USER), Tls::None);
     let home = tempfile::tempdir().unwrap();
     make_helper(home.path(), "kit");
     let host = place.server.host();
@@ -290,7 +291,7 @@ async fn identity_token() {
 }
 
 async fn not_shown() {
-    let place = Place::new(Some(USER), false);
+    let place = Place::new(Some(USER), Tls::None);
     let (_home, file) = login_file(&auths(place.server.host(), USER.0, USER.1));
     let registry = registry(&file);
     let source = source(&registry, &place.name());

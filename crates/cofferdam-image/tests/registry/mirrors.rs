@@ -3,7 +3,7 @@
 use cofferdam_image::registry::{Credentials, Mirror, Registry, RegistryConfig, Rule};
 use cofferdam_image::source::ImageSource;
 use cofferdam_testkit::http_faults::{Fault, FaultServer};
-use cofferdam_testkit::registry::RegistryServer;
+use cofferdam_testkit::registry::{RegistryServer, Tls};
 
 use crate::place::{Test, blobs, chain, config, open_place, read, source};
 
@@ -23,7 +23,7 @@ fn with_mirrors(host: &str, mirrors: &[String]) -> Registry {
 
 async fn passed_over() {
     let place = open_place();
-    let empty = RegistryServer::start(None, false);
+    let empty = RegistryServer::start(None, Tls::None);
     let broken = FaultServer::before(place.server.host(), |_| Fault::Answer(500, vec![], vec![]));
     let denying = FaultServer::before(place.server.host(), |_| Fault::Answer(403, vec![], vec![]));
     let lying = FaultServer::before(place.server.host(), |_| Fault::Answer(200, vec![], b"<html>".to_vec()));

@@ -9,7 +9,7 @@ use cofferdam_image::ImageError;
 use cofferdam_image::reference::reference;
 use cofferdam_image::registry::{Credentials, Limits, Registry, RegistryConfig, RegistrySource};
 use cofferdam_image::source::{BlobStream, ImageSource};
-use cofferdam_testkit::registry::{RegistryServer, User, layout};
+use cofferdam_testkit::registry::{RegistryServer, Tls, User, layout};
 use oci_spec::image::{Descriptor, ImageManifest};
 use tokio::io::AsyncReadExt;
 
@@ -37,8 +37,8 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn new(user: Option<User>, has_tls: bool) -> Self {
-        let server = RegistryServer::start(user, has_tls);
+    pub(crate) fn new(user: Option<User>, tls: Tls) -> Self {
+        let server = RegistryServer::start(user, tls);
         let digest = server.push(&image(), "team/app:1");
         Self { server, digest }
     }
@@ -67,7 +67,7 @@ pub(crate) fn open_place() -> Arc<Place> {
     if let Some(place) = with_shared(|shared| shared.place.clone()) {
         return place;
     }
-    let place = Arc::new(Place::new(None, false));
+    let place = Arc::new(Place::new(None, Tls::None));
     with_shared(|shared| Arc::clone(shared.place.get_or_insert(place)))
 }
 
