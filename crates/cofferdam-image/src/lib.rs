@@ -5,6 +5,7 @@
 //!
 //! - [`reference`]: names of images.
 //! - [`platform`]: which variant of an image is for a machine.
+//! - [`mod@reference`]: names of images.
 //! - [`registry`]: images in registries, and logins for them.
 //! - [`source`]: where images come from.
 //! - [`local`]: images in directories and archives.

@@ -1,7 +1,7 @@
 //! Names of images: what a user writes, and what it means.
 //!
 //! A plain name means what docker takes it for. The grammar is oci-spec's; where that one takes names that docker refuses
-//! or resolves otherwise, [`reference`] puts it right, and a table in the tests has each case.
+//! or resolves otherwise, [`reference()`] puts it right, and a table in the tests has each case.
 //!
 //! Invariant: a [`Reference`] from here has a registry, a repository in lower case, and a tag or a digest of an algorithm
 //! that is verified.

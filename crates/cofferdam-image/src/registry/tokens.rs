@@ -305,4 +305,14 @@ mod tests {
         assert_eq!(header.to_str().unwrap(), "Basic dXNlcjpwYXNz");
         assert!(basic("user", &Secret::from("a\nb".to_owned())).is_ok());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read_or_refused(text in "(Bearer|Basic|[A-Za-z]{0,5})?[ -~]{0,60}", rest in "[ -~]{0,20}") {
+            // Whatever it is, it ends, and what is told of it is one line.
+            if let Err(fault) = of(&[&text, &format!("Bearer realm=\"{rest}")]) {
+                proptest::prop_assert!(!fault.to_string().contains('\n'));
+            }
+        }
+    }
 }
