@@ -207,6 +207,8 @@ pub(super) fn unmake() -> io::Result<()> {
 fn settings(uplink: &Uplink) -> Vec<(String, &'static str)> {
     let outer = uplink.interface.as_str();
     let mut all = vec![("ipv4/ip_forward".to_owned(), "1")];
+    // A refusal is said to each packet: where it is not, the container waits. There is nobody else to be flooded.
+    all.push(("ipv4/icmp_ratelimit".to_owned(), "0"));
     // The gate's own address is nobody's business on the network.
     all.push((format!("ipv4/conf/{outer}/arp_ignore"), "1"));
     for link in [outer, INNER_LINK] {
@@ -217,6 +219,7 @@ fn settings(uplink: &Uplink) -> Vec<(String, &'static str)> {
     }
     if uplink.addresses.iter().any(|net| net.addr().is_ipv6()) {
         all.push(("ipv6/conf/all/forwarding".to_owned(), "1"));
+        all.push(("ipv6/icmp/ratelimit".to_owned(), "0"));
         all.push((format!("ipv6/conf/{INNER_LINK}/accept_dad"), "0"));
         for link in [outer, INNER_LINK] {
             all.push((format!("ipv6/conf/{link}/proxy_ndp"), "1"));

@@ -35,6 +35,13 @@ pub(crate) struct Container {
 impl Container {
     /// One at 10.88.0.2 and fd88::2, with echoes.
     pub(crate) fn new(policy: &str) -> Self {
+        let container = Self::silent(policy);
+        serve(&container.inner, &["10.88.0.2", "fd88::2"]);
+        container
+    }
+
+    /// The same, with nobody in it yet.
+    pub(crate) fn silent(policy: &str) -> Self {
         add_to_bridge("gate", &["10.88.0.2/16", "fd88::2/64"]);
         crate::host::sh("ip netns add inner");
         let uplink = Uplink {
@@ -47,7 +54,6 @@ impl Container {
         let programs = Arc::new(RealPrograms::default());
         let policy = Policy::parse(policy).unwrap();
         let gate = wait(Gate::make(programs.clone(), &outer, &inner, &uplink, &policy)).unwrap();
-        serve(&inner, &["10.88.0.2", "fd88::2"]);
         Self { inner, outer, gate, programs }
     }
 

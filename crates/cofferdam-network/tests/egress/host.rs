@@ -96,7 +96,7 @@ pub(crate) fn add_to_bridge(name: &str, addresses: &[&str]) {
 
 /// Makes the host's links and servers.
 pub(crate) fn prepare() {
-    sh("mount -t tmpfs tmpfs /run; mount -t sysfs sysfs /sys; mkdir /run/netns
+    sh("mount -t tmpfs tmpfs /run; mkdir /run/netns
         echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
         ip link set lo up
         ip link add br0 type bridge

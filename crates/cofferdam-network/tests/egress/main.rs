@@ -10,11 +10,13 @@ mod host;
 mod names;
 mod probe;
 mod reach;
+mod runtimes;
 mod told;
 
 use std::process::ExitCode;
 
 use cofferdam_testkit::needs::Need;
+use cofferdam_testkit::runtimes::Choice;
 use cofferdam_testkit::suite::{run, trial};
 
 /// A trial: its name, and what it does on its host.
@@ -23,13 +25,23 @@ type Trial = (&'static str, fn());
 const TRIALS: &[&[Trial]] = &[reach::TRIALS, names::TRIALS, changes::TRIALS, attacks::TRIALS, told::TRIALS];
 
 fn main() -> ExitCode {
-    let all = || TRIALS.iter().copied().flatten();
+    if runtimes::looked_around() {
+        return ExitCode::SUCCESS;
+    }
+    let all = || TRIALS.iter().copied().flatten().chain([&runtimes::RUNC, &runtimes::RUNSC]);
     if let Some(name) = host::trial_inside() {
         let (_, act) = all().find(|(known, _)| *known == name).expect("a trial with this name");
         host::prepare();
         act();
         return ExitCode::SUCCESS;
     }
-    let needs = [Need::Root, Need::IpCommand, Need::Nftables];
-    run(all().map(|(name, _)| trial(*name, &needs, move || host::run_inside(name))).collect())
+    let make = |(name, _): &Trial, runtime: Option<Choice>| {
+        let (name, mut needs) = (*name, vec![Need::Root, Need::IpCommand, Need::Nftables]);
+        needs.extend(runtime.map(Need::Runtime));
+        trial(name, &needs, move || host::run_inside(name))
+    };
+    let mut trials: Vec<_> = TRIALS.iter().copied().flatten().map(|one| make(one, None)).collect();
+    trials.push(make(&runtimes::RUNC, Some(Choice::Runc)));
+    trials.push(make(&runtimes::RUNSC, Some(Choice::RunscHead)));
+    run(trials)
 }
