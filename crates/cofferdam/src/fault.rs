@@ -66,7 +66,7 @@ pub const STEPS: [&str; 12] = [
 ];
 
 /// Steps that a container passes only when somebody asks for them, or when its supervisor has died.
-pub const OTHER_STEPS: [&str; 11] = [
+pub const OTHER_STEPS: [&str; 12] = [
     "launch.network",
     "runtime.called",
     "restart.reported",
@@ -78,6 +78,7 @@ pub const OTHER_STEPS: [&str; 11] = [
     "orphan.reported",
     "orphan.cleared",
     "remove.locked",
+    "remove.volumes",
 ];
 
 /// Steps of each piece of output of a container in the background.

@@ -64,6 +64,14 @@ impl HostFacts {
             overlay: read("/proc/filesystems").lines().any(|line| line.trim() == "nodev\toverlay"),
         }
     }
+
+    /// Whether the kernel is of this version or a newer one; not, where its release tells none.
+    #[must_use]
+    pub fn kernel_is_at_least(&self, version: (u32, u32)) -> bool {
+        let mut numbers = self.kernel.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        let found = (numbers.next(), numbers.next());
+        matches!(found, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= version)
+    }
 }
 
 /// Reads the effective capability mask from the text of `/proc/PID/status`.
@@ -123,6 +131,15 @@ mod tests {
         assert_eq!(effective_capabilities(status) & (1 << CAP_SYS_RESOURCE), 0);
         assert_ne!(effective_capabilities(status) & 1, 0);
         assert_eq!(effective_capabilities("nothing"), 0);
+    }
+
+    #[test]
+    fn kernels_are_compared_by_their_numbers() {
+        let is = |kernel: &str, version| {
+            HostFacts { kernel: kernel.into(), ..HostFacts::probe() }.kernel_is_at_least(version)
+        };
+        assert!(is("6.12.38+deb12-amd64", (5, 12)) && is("5.12.0", (5, 12)) && !is("5.9-rc1", (5, 12)));
+        assert!(!is("", (0, 0)) && !is("next", (0, 0)));
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod limits;
 mod listing;
 mod logs;
 mod memory;
+mod mounts;
 mod network;
 mod restarts;
 mod sessions;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         lifecycle::CASES,
         limits::CASES,
         launch_options::CASES,
+        mounts::CASES,
         network::CASES,
         restarts::CASES,
         health::CASES,

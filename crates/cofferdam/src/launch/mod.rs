@@ -174,7 +174,7 @@ impl Launcher {
         let config = bundle.as_ref().map(|(_, config)| config);
         let granted = self.look_for_devices(&plan.devices, config)?;
         let names: Vec<_> = self.name_files(&plan).iter().flat_map(NameFiles::mounts).collect();
-        let spec = spec::prepare(Ingredients {
+        let mut spec = spec::prepare(Ingredients {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
             rootfs: rootfs.path(),
@@ -191,6 +191,8 @@ impl Launcher {
         self.check_surroundings(&rootfs, &plan, &spec, &names)?;
         if self.runtime.is_sandbox() {
             devices::check_nodes(&spec.value)?;
+        } else {
+            mounts::warn_of_writable(&plan, &mut spec);
         }
         Ok(Prepared { rootfs: rootfs.path().to_owned(), plan, spec, granted })
     }

@@ -30,6 +30,30 @@ pub(super) fn check_sources(
     Ok(plan.mounts.iter().try_for_each(check_propagation)?)
 }
 
+/// Says which read-only mounts have something below them that this runtime, or this kernel, leaves writable.
+pub(super) fn warn_of_writable(plan: &ContainerPlan, spec: &mut PreparedSpec) {
+    let is_left = |mount: &&MountRequest| {
+        let mut entries = spec.value["mounts"].as_array().into_iter().flatten();
+        let entry = entries.find(|entry| entry["destination"] == mount.destination.as_str());
+        let mut options = entry.and_then(|entry| entry["options"].as_array()).into_iter().flatten();
+        options.any(|option| option == "ro")
+    };
+    let all = mount_points();
+    for mount in plan.mounts.iter().filter(is_left).collect::<Vec<_>>() {
+        let MountKind::Bind { source, recursive: true, .. } = &mount.kind else { continue };
+        let resolved = std::fs::canonicalize(source).unwrap_or_else(|_| source.clone());
+        let below = all.iter().find(|point| point.place != resolved && point.place.starts_with(&resolved));
+        if let Some(below) = below {
+            spec.warnings.push(format!(
+                "{} {}: what is mounted below it, at {}, stays writable with this runtime or kernel",
+                mount.option,
+                mount.destination,
+                below.place.display()
+            ));
+        }
+    }
+}
+
 /// Mounts go between host and container only where the host's mount is shared. runc would not say so, and share nothing.
 fn check_propagation(mount: &MountRequest) -> Result<(), Refused> {
     let MountKind::Bind { source, propagation, .. } = &mount.kind else { return Ok(()) };

@@ -10,12 +10,19 @@ use serde_json::Value;
 
 use super::binary::{Binary, Call};
 use super::flavor::Flavor;
+use super::version::RuntimeVersion;
 use super::{
     CreateCall, ExecCall, Features, KillScope, ListedContainer, ProcessInfo, ResourceUpdate, Runtime,
-    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Surroundings, Target,
+    RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeKind, RuntimeState, Surroundings, Target,
 };
+use crate::request::{MountKind, TmpfsOptions};
 use crate::signal::Signal;
-use crate::spec::{PrepareError, SpecEditor, hooks};
+use crate::spec::{PrepareError, SpecEditor, hooks, mount_adapt};
+
+/// The first Linux that makes a mount read-only with all that is mounted below it.
+const RECURSIVE_KERNEL: (u32, u32) = (5, 12);
+/// The first runc that gives a file system in memory the mode that was asked for where a directory lies below it.
+const TMPFS_MODE_RUNC: RuntimeVersion = RuntimeVersion::Numbered(1, 1, 9);
 
 /// runc, crun or youki.
 #[derive(Debug)]
@@ -42,6 +49,25 @@ impl Runc {
         let invocation = Call { args, ..Call::new(verb, call.target, []) };
         self.binary.call(invocation.starting(&self.binary.config, call.stdio)).await?;
         self.binary.read_pid(verb, call.pid_file)
+    }
+
+    fn adapt_mounts(&self, editor: &mut SpecEditor, surroundings: &Surroundings<'_>) {
+        let Features { kind, version, oci, .. } = &self.binary.features;
+        let known = oci.as_ref().and_then(|oci| oci["mountOptions"].as_array());
+        let knows_it = known.is_some_and(|words| words.iter().any(|word| word == "rro"));
+        if knows_it && surroundings.host.kernel_is_at_least(RECURSIVE_KERNEL) {
+            mount_adapt::read_only_throughout(editor, surroundings.plan);
+        }
+        let loses_mode = *kind == RuntimeKind::Runc && version.at_least(&TMPFS_MODE_RUNC) == Some(false);
+        for mount in surroundings.plan.mounts.iter().filter(|_| loses_mode) {
+            if matches!(mount.kind, MountKind::Tmpfs(TmpfsOptions { mode: Some(_), .. })) {
+                editor.warn(format!(
+                    "{} {}: before {TMPFS_MODE_RUNC}, runc gives it the mode of the directory that the root filesystem \
+                     has there, if it has one",
+                    mount.option, mount.destination
+                ));
+            }
+        }
     }
 }
 
@@ -71,6 +97,7 @@ impl Runtime for Runc {
         if !surroundings.granted.gpus.is_empty() {
             hooks::drop_old_kind(editor);
         }
+        self.adapt_mounts(editor, surroundings);
         let cgroups = &surroundings.host.cgroups;
         if self.flavor.refuses_hybrid && cgroups.has_controllers_on_both() {
             let mut lacks =

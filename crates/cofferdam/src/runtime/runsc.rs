@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::binary::{Binary, Call};
 use super::nvproxy::nvproxy_flags;
+use super::version::RuntimeVersion;
 use super::{
     CreateCall, ExecCall, Features, KillScope, Lacks, ListedContainer, ProcessInfo, ResourceUpdate, Runtime,
     RuntimeConfig, RuntimeError, RuntimeFlags, RuntimeState, Surroundings, Target, parse_process_table,
@@ -20,7 +21,7 @@ use super::{
 use crate::error::Code;
 use crate::request::NetworkMode;
 use crate::signal::Signal;
-use crate::spec::{NetworkChoice, PrepareError, SpecEditor, devices, nvproxy};
+use crate::spec::{NetworkChoice, PrepareError, SpecEditor, devices, mount_adapt, nvproxy};
 
 /// What a sandbox with little in it needs for itself (measured: 13 to 16 MiB), with as much again for one with many
 /// processes and files.
@@ -29,6 +30,10 @@ const SANDBOX_BYTES: u64 = 32 << 20;
 const SANDBOX_PARTS: u64 = 32;
 /// The least limit under which `runsc create` lives, which is in the cgroup meanwhile (measured: 16.4 MB at its peak).
 const SANDBOX_FLOOR_BYTES: u64 = 24 << 20;
+
+/// The first release that looks whether a mount is read-only before it empties a file for `open` with O_TRUNC. Before, the
+/// guest gets its EROFS, and the file of the host is empty; without directfs, the gofer refuses it.
+const CHECKS_BEFORE_TRUNCATING: RuntimeVersion = RuntimeVersion::Dated(20_250_707);
 
 /// gVisor.
 #[derive(Debug)]
@@ -43,6 +48,13 @@ impl Runsc {
 
     fn has_flag(&self, flag: &str) -> bool {
         self.binary.features.has_flag(flag)
+    }
+
+    /// Whether a guest can empty files of the host that are mounted read-only. A build that tells no release is taken for a
+    /// new one.
+    fn truncates_read_only(&self) -> bool {
+        let checks = self.binary.features.version.at_least(&CHECKS_BEFORE_TRUNCATING);
+        self.has_flag("directfs") && checks == Some(false)
     }
 
     async fn make(&self, verb: &'static str, call: CreateCall<'_>) -> Result<i32, RuntimeError> {
@@ -144,6 +156,10 @@ impl Runtime for Runsc {
         }
         editor.remove("/process/selinuxLabel", "gVisor refuses to start with it");
         editor.remove("/process/apparmorProfile", "gVisor ignores it: its sandbox is confined by itself");
+        mount_adapt::adapt_for_gvisor(editor);
+        if self.truncates_read_only() && mount_adapt::has_read_only_bind(editor) {
+            flags.push("--directfs=false".into());
+        }
         let has_gpus = devices::keep_only_nvidia(editor);
         if has_gpus || nvproxy::has_hook(editor) {
             nvproxy::adapt(editor, surroundings.granted);

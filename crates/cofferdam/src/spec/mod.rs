@@ -14,6 +14,7 @@ mod edit;
 pub(crate) mod hooks;
 mod host_limits;
 pub(crate) mod init;
+pub(crate) mod mount_adapt;
 mod mounts;
 mod network;
 pub(crate) mod nvproxy;

@@ -32,6 +32,15 @@ fn runtime_with(kind: RuntimeKind, flags: &[&str], kernel: KernelFacts) -> Arc<d
     driver(config, features)
 }
 
+/// A runc whose `features` list these options of mounts.
+fn runtime_that_knows(options: &[&str]) -> Arc<dyn Runtime> {
+    let features = crate::runtime::Features {
+        oci: Some(json!({ "mountOptions": options })),
+        ..runc().features().clone()
+    };
+    driver(runc().config().clone(), features)
+}
+
 pub(super) fn runc() -> Arc<dyn Runtime> {
     runtime_with(RuntimeKind::Runc, &[], KernelFacts::default())
 }
@@ -192,6 +201,76 @@ fn everything_that_a_request_can_ask_for() {
     let spec = prepare_for(&runsc(), Some(&bundle()), &plan).unwrap();
     insta::assert_snapshot!(edits(&spec));
     assert_eq!(spec.view().env(), ["PATH=/bin", "A=2", "B=3", "TERM=xterm"]);
+}
+
+#[test]
+fn mounts_of_a_user_go_over_those_of_the_specification() {
+    let mut plan = plan(|request| {
+        request.args = vec!["true".into()];
+        request.mounts =
+            ["/host/a:/data/sub:rslave", "/host/b:/data:ro", "cache:/var/cache:z", "/host/sys:/sys:ro"]
+                .map(str::to_owned)
+                .to_vec();
+        request.mount_options = vec!["type=bind,source=/host/c,target=/c,bind-propagation=rshared,ro".into()];
+        request.tmpfs = vec!["/dev/shm:size=1g".into(), "/run:nr_inodes=5".into()];
+    });
+    plan.source = Source::Rootfs { path: "/b/rootfs".into() };
+    let mut text = String::new();
+    for runtime in [runc(), runsc()] {
+        let spec = prepare_for(&runtime, None, &plan).unwrap();
+        for mount in spec.value["mounts"].as_array().unwrap() {
+            let options: Vec<_> =
+                mount["options"].as_array().unwrap().iter().flat_map(Value::as_str).collect();
+            let [place, source] =
+                [&mount["destination"], &mount["source"]].map(|part| part.as_str().unwrap());
+            text.push_str(&format!("{place} <- {source} {}\n", options.join(",")));
+        }
+        text.push_str(&format!("rootfs {}\n{}\n\n", spec.value["linux"]["rootfsPropagation"], edits(&spec)));
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn read_only_mounts_are_so_throughout_where_the_runtime_can() {
+    let plan = plan(|request| request.mounts = vec!["/a:/a:ro".into(), "/b:/b".into(), "cc:/c:ro".into()]);
+    let options = |runtime: &Arc<dyn Runtime>, kernel: &str| {
+        let host = HostFacts { kernel: kernel.into(), ..host() };
+        let spec = prepare_on(runtime.as_ref(), &host, &plan).unwrap();
+        let mounts = spec.value["mounts"].as_array().unwrap()[1..].to_vec();
+        mounts.iter().map(|mount| mount["options"][2].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let able = runtime_that_knows(&["rro"]);
+    assert_eq!(options(&able, "6.12.1"), ["rro", "rw", "ro"]);
+    assert_eq!(options(&able, "5.10.0-8"), ["ro", "rw", "ro"]);
+    assert_eq!(options(&runc(), "6.12.1"), ["ro", "rw", "ro"]);
+    let mut bundle = bundle();
+    bundle["mounts"] =
+        json!([{ "destination": "/x", "type": "bind", "source": "/y", "options": ["rbind", "rro"] }]);
+    let spec = prepare_for(&runsc(), Some(&bundle), &plan).unwrap();
+    assert_eq!(spec.value["mounts"][0]["options"], json!(["rbind", "ro"]), "gVisor would mount it writable");
+}
+
+#[test]
+fn read_only_files_cannot_be_emptied_under_gvisor() {
+    let flags = |version: RuntimeVersion, volume: &str| {
+        let features = crate::runtime::Features {
+            version,
+            flags: ["directfs".to_owned()].into(),
+            ..runsc().features().clone()
+        };
+        let runtime = driver(runsc().config().clone(), features);
+        let plan = plan(|request| request.mounts = vec![volume.into()]);
+        prepare_for(&runtime, Some(&bundle()), &plan).unwrap().flags.0
+    };
+    let without = "--directfs=false".to_owned();
+    assert!(flags(RuntimeVersion::Dated(20_240_729), "/a:/b:ro").contains(&without));
+    for (version, volume) in [
+        (RuntimeVersion::Dated(20_240_729), "/a:/b"),
+        (RuntimeVersion::Dated(20_250_707), "/a:/b:ro"),
+        (RuntimeVersion::Unknown, "/a:/b:ro"),
+    ] {
+        assert!(!flags(version, volume).contains(&without), "{volume}");
+    }
 }
 
 #[test]

@@ -276,8 +276,24 @@ pub(super) fn parse_all(request: &LaunchRequest) -> Result<Vec<MountRequest>, Re
             mounts.push(mount);
         }
     }
+    check_places(request, &mounts)?;
     mounts.sort_by_key(|mount| Path::new(&mount.destination).components().count());
     Ok(mounts)
+}
+
+/// Checks that no other option has something at the place of a mount.
+fn check_places(request: &LaunchRequest, mounts: &[MountRequest]) -> Result<(), Refused> {
+    let others = [
+        ("--shm-size", request.shm_size.is_some(), "/dev/shm", "give the size to that mount"),
+        ("--init", request.init, "/dev/init", "that is where the init is"),
+    ];
+    for (option, is_given, place, way_out) in others {
+        if let Some(mount) = mounts.iter().find(|mount| is_given && mount.destination == place) {
+            let why = format!("{} mounts something else at {place}: {way_out}", mount.option);
+            return Err(Refused::new(option, why));
+        }
+    }
+    Ok(())
 }
 
 /// Checks where a user's mount may appear, and writes it in the one way that names it.

@@ -267,6 +267,20 @@ fn parents_come_first_and_each_place_has_one_mount() {
     }
 }
 
+#[test]
+fn what_another_option_has_there_is_not_mounted_upon() {
+    let refused = |change: fn(&mut LaunchRequest), tmpfs: &str| {
+        let mut request = request(&[], &[], &[tmpfs]);
+        change(&mut request);
+        validate(request).map(drop).map_err(|refused| refused.field)
+    };
+    let sized = |request: &mut LaunchRequest| request.shm_size = Some("1g".into());
+    assert_eq!(refused(sized, "/dev/shm:size=1m"), Err("--shm-size".into()));
+    assert_eq!(refused(|request| request.init = true, "/dev/init"), Err("--init".into()));
+    assert_eq!(refused(sized, "/tmp"), Ok(()));
+    assert_eq!(refused(|_| {}, "/dev/shm"), Ok(()));
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in ".*") {
