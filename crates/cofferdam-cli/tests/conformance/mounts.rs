@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use cofferdam_testkit::lab::{Finished, Lab, eventually, finish, new_command};
 use cofferdam_testkit::runtimes::Choice;
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::{Case, case};
@@ -29,6 +30,10 @@ pub(crate) const CASES: &[Case] = &[
     case("mounts::a_killed_launch_leaves_no_volume", a_killed_launch).only(|_| cfg!(feature = "failpoints")),
     case("mounts::a_killed_rm_leaves_no_volume", a_killed_rm)
         .only(|choice| *choice == Choice::Fake && cfg!(feature = "failpoints")),
+    case("mounts::a_filling_that_is_cut_short_leaves_nothing", a_filling_that_is_cut_short)
+        .only(|choice| matches!(choice, Choice::Runc | Choice::Fake)),
+    case("mounts::a_volume_of_any_depth_is_removed", a_volume_of_any_depth)
+        .only(|choice| *choice == Choice::Runc),
     case("mounts::volumes_are_made_listed_and_removed", volumes_are_made_listed_and_removed)
         .only(|choice| *choice == Choice::Fake),
     case("mounts::a_record_keeps_its_mounts", a_record_keeps_its_mounts).real(),
@@ -415,6 +420,45 @@ fn a_killed_rm(lab: &Lab) {
     let found = lab.cofferdam(&["gc", "--format", "json"]).expect_code(0).json();
     assert_eq!(found[0]["kind"], "volume", "{found}");
     assert_eq!(volume_names(lab), Vec::<String>::new());
+    lab.expect_clean();
+}
+
+/// Ctrl-C, and SIGKILL, while what the image has is copied.
+fn a_filling_that_is_cut_short(lab: &Lab) {
+    const FILES: usize = 20_000;
+    let place = lab.rootfs.join("big");
+    std::fs::create_dir(&place).unwrap();
+    for number in 0..FILES {
+        std::fs::write(place.join(number.to_string()), "x").unwrap();
+    }
+    let volume = lab.data().join("volumes/db");
+    let count = || std::fs::read_dir(volume.join("_data")).map_or(0, Iterator::count);
+    for signal in [Signal::INT, Signal::KILL] {
+        let running = lab.start_run(&["--rm", "-v", "db:/big", "-v", "/anonymous"], &["true"]);
+        eventually("it is being filled", || count() > 10);
+        running.signal(signal);
+        let done = running.finish();
+        if signal == Signal::INT {
+            drop(done.expect_error("E0503"));
+            assert_eq!((count(), volume.join("filling").exists()), (0, false));
+        } else {
+            assert_eq!(done.code, None, "it was killed before its end: {done:?}");
+            assert!((1..FILES).contains(&count()) && volume.join("filling").exists());
+            drop(lab.cofferdam(&["gc"]).expect_code(0));
+        }
+        assert_eq!(volume_names(lab), ["db"]);
+    }
+    drop(lab.run(&["--rm", "-v", "db:/big"], &["true"]).expect_code(0));
+    assert_eq!((count(), volume.join("filling").exists()), (FILES, false));
+    lab.expect_clean();
+}
+
+fn a_volume_of_any_depth(lab: &Lab) {
+    let script = "cd /data; i=0; while [ $i -lt 1500 ]; do busybox mkdir d && cd d && i=$((i + 1)) || break; done; echo $i";
+    assert_eq!(sh(lab, &["-v", "/data"], script).expect_code(0).text(), "1500");
+    assert_eq!(volume_names(lab), Vec::<String>::new());
+    let left: Vec<_> = std::fs::read_dir(lab.data().join("volumes")).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "the lock alone: {left:?}");
     lab.expect_clean();
 }
 

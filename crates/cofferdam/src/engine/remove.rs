@@ -98,16 +98,16 @@ impl Engine {
         if let Some(failure) = left.first().filter(|_| !force) {
             return Err(EngineError::Leftover { container: view.title(), failure: failure.clone() });
         }
-        if let Some(name) = &view.record.name {
-            self.state.release_name(name, &view.container.id)?;
-        }
-        self.state.remove_sessions_of(&view.container.id);
-        discard_rootfs(&view.record).map_err(|error| Failure::of(&error))?;
         if with_volumes {
             doom_volumes(&view.container, &view.record)?;
             fault::reached("remove.volumes").map_err(Failure::from)?;
             remove_volumes(&view.container, &view.record)?;
         }
+        if let Some(name) = &view.record.name {
+            self.state.release_name(name, &view.container.id)?;
+        }
+        self.state.remove_sessions_of(&view.container.id);
+        discard_rootfs(&view.record).map_err(|error| Failure::of(&error))?;
         self.state.remove_container(&view.container)?;
         // There may have been no space for it before.
         if let Some(report) = &report {

@@ -270,7 +270,10 @@ impl Launcher {
             return Err(Refused::new("--restart", "it is for a container in the background").into());
         }
         let seat = take_seat()?;
-        let (container, lock, record) = self.reserve(prepared)?;
+        tokio::pin!(cancel);
+        let mounts = prepared.plan.mounts.clone();
+        let reserved = self.reserve(prepared)?;
+        let (container, lock, record) = self.fill_volumes(mounts, reserved, cancel.as_mut()).await?;
         let keeping = self.begin_keeping(&container.id);
         let launching = Launching { keeping, ..self.launching(container, lock, record, stdio, mode, seat) };
         let id = launching.container.id.clone();

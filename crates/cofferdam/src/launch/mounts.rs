@@ -1,7 +1,10 @@
 //! What a user had mounted: looking at the sources, and taking the volumes.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::oneshot;
 
 use super::{LaunchError, Launcher, Prepared};
 use crate::error::Failure;
@@ -9,7 +12,21 @@ use crate::mountinfo::{mount_of, mount_points};
 use crate::request::{ContainerPlan, MountKind, MountRequest, Refused};
 use crate::rootfs::Rootfs;
 use crate::spec::PreparedSpec;
-use crate::state::ContainerDir;
+use crate::state::{ContainerDir, ContainerLock, Record};
+use crate::supervise::{StartError, forget};
+
+/// A container that has all but its process.
+pub(super) type Reserved = (ContainerDir, ContainerLock, Record);
+
+/// Tells a thread that its work is not wanted any more.
+#[derive(Default)]
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Looks at what is to be bound into the container. Volumes are made later.
 pub(super) fn check_sources(
@@ -77,7 +94,7 @@ fn check_propagation(mount: &MountRequest) -> Result<(), Refused> {
 }
 
 impl Launcher {
-    /// Makes the volumes that are not there, takes all of them, and fills the new ones. Blocks the thread while it copies.
+    /// Makes the volumes that are not there, and takes all of them.
     pub(super) fn take_volumes(
         &self,
         container: &ContainerDir,
@@ -88,9 +105,59 @@ impl Launcher {
             return Ok(());
         }
         self.volumes.sweep();
-        self.volumes.take(mounts, container)?;
-        let rootfs = Rootfs::open(&prepared.rootfs)?;
-        Ok(self.volumes.fill(mounts, container, &rootfs, &AtomicBool::new(false))?)
+        Ok(self.volumes.take(mounts, container)?)
+    }
+
+    /// Fills the new volumes of a container that is reserved: in a thread, for an image may have much there. When that
+    /// fails, or `cancel` resolves first, or the future is dropped, the container is unmade.
+    pub(super) async fn fill_volumes(
+        &self,
+        mounts: Vec<MountRequest>,
+        reserved: Reserved,
+        cancel: impl Future<Output = ()>,
+    ) -> Result<Reserved, LaunchError> {
+        if !mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
+            return Ok(reserved);
+        }
+        let stop = StopOnDrop::default();
+        let (sender, mut filled) = oneshot::channel();
+        let (launcher, flag) = (self.clone(), Arc::clone(&stop.0));
+        let fill = move || {
+            let (container, _, record) = &reserved;
+            let result = Rootfs::open(&record.rootfs)
+                .map_err(LaunchError::from)
+                .and_then(|rootfs| Ok(launcher.volumes.fill(&mounts, container, &rootfs, &flag)?));
+            let outcome = match result {
+                Ok(()) => Ok(reserved),
+                Err(error) => {
+                    launcher.unmake(&reserved);
+                    Err(error)
+                }
+            };
+            if let Err(Ok(unwanted)) = sender.send(outcome) {
+                launcher.unmake(&unwanted);
+            }
+        };
+        drop(tokio::task::spawn_blocking(fill));
+        tokio::select! {
+            filled = &mut filled => filled.map_err(|_| LaunchError::SupervisorDied)?,
+            () = cancel => {
+                stop.0.store(true, Ordering::Relaxed);
+                if let Ok(Ok(reserved)) = filled.await {
+                    self.unmake(&reserved);
+                }
+                Err(StartError::Cancelled.into())
+            }
+        }
+    }
+
+    /// Takes a container away that has no process yet.
+    fn unmake(&self, (container, _lock, record): &Reserved) {
+        let mut errors = vec![];
+        forget(&self.state, container, record, None, &mut errors);
+        for error in errors {
+            tracing::error!(%error, "something is left of a launch that was cut short");
+        }
     }
 
     /// Removes the volumes without a name of a launch that has failed.

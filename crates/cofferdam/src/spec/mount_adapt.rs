@@ -1,6 +1,6 @@
 //! What runtimes take otherwise of mounts.
 //!
-//! Measured with runc 1.1.5 and runsc 20221219, 20240729 and of today; docs/design/specification.md has the table.
+//! Measured with runc 1.1.5 and runsc 20221219, 20240729 and of today; the guide's chapter on storage has the table.
 
 use serde_json::{Value, json};
 

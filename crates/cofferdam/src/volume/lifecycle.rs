@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
+use super::empty::remove_deep;
 use super::{VOLUME_VERSION, Volume, VolumeError, VolumeRecord, VolumeStore, file_error};
 use crate::id::VolumeName;
 use crate::mountinfo::mount_points;
@@ -161,7 +162,7 @@ impl VolumeStore {
             }
             gone
         };
-        remove_tree(&gone).map_err(file_error(&gone, "removed"))
+        remove_deep(&gone).map_err(file_error(&gone, "removed"))
     }
 
     /// Removes what processes left half made or half removed when they died.
@@ -176,7 +177,7 @@ impl VolumeStore {
         let Ok(_guard) = self.lock_store() else { return };
         for entry in entries().filter(is_left) {
             // The process that removes it may be at it still; what is left is tried again by the next sweep.
-            let _ = remove_tree(&entry.path());
+            let _ = remove_deep(&entry.path());
         }
     }
 

@@ -2,19 +2,22 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use super::empty::empty_deep;
 use super::{VOLUME_VERSION, Volume, VolumeError, VolumeRecord, VolumeStore, file_error, populate};
 use crate::id::VolumeName;
 use crate::request::{MountKind, MountRecord, MountRequest, VOLUME_DATA};
 use crate::rootfs::Rootfs;
-use crate::state::{ContainerDir, FileLock, Record, remove_tree};
+use crate::state::{ContainerDir, FileLock, Record};
 
 /// How long a container waits for another one that fills a volume: as long as a large image takes on a slow disk.
 const FILL_PATIENCE: Duration = Duration::from_secs(600);
+/// How often it looks meanwhile whether it should stop.
+const FILL_PAUSE: Duration = Duration::from_millis(200);
 
 /// A container that uses a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,7 +97,7 @@ impl VolumeStore {
                 .map(|other| PathBuf::from(&other.destination))
                 .collect();
             let place = Path::new(&mount.destination);
-            let filling = Filling { store: self, name, container, place };
+            let filling = Filling { store: self, name, container, place, stop };
             filling.run(|data| if *copy { populate(data, rootfs, place, &others, stop) } else { Ok(()) })?;
         }
         Ok(())
@@ -190,6 +193,7 @@ struct Filling<'a> {
     name: &'a VolumeName,
     container: &'a ContainerDir,
     place: &'a Path,
+    stop: &'a AtomicBool,
 }
 
 impl Filling<'_> {
@@ -197,10 +201,7 @@ impl Filling<'_> {
     /// taken for a full one.
     fn run(&self, fill: impl FnOnce(&Path) -> Result<(), super::CopyError>) -> Result<(), VolumeError> {
         let directory = self.store.directory(self.name);
-        let lock = directory.join("lock");
-        let _guard = FileLock::within(&lock, FILL_PATIENCE)
-            .map_err(file_error(&lock, "locked"))?
-            .ok_or_else(|| VolumeError::Busy(self.name.clone()))?;
+        let _guard = self.lock(&directory.join("lock"))?;
         let (data, mark) = (directory.join(VOLUME_DATA), directory.join("filling"));
         if mark.exists() {
             self.empty_again(&data, &mark)?;
@@ -217,16 +218,23 @@ impl Filling<'_> {
         std::fs::remove_file(&mark).map_err(file_error(&mark, "removed"))
     }
 
+    fn lock(&self, path: &Path) -> Result<FileLock, VolumeError> {
+        let begun = Instant::now();
+        loop {
+            if let Some(lock) = FileLock::within(path, FILL_PAUSE).map_err(file_error(path, "locked"))? {
+                return Ok(lock);
+            }
+            if self.stop.load(Ordering::Relaxed) || begun.elapsed() >= FILL_PATIENCE {
+                return Err(VolumeError::Busy(self.name.clone()));
+            }
+        }
+    }
+
     /// Takes away what was copied, unless another container may have written there by now.
     fn empty_again(&self, data: &Path, mark: &Path) -> Result<(), VolumeError> {
         let users = self.store.users(self.name)?;
         if users.iter().all(|user| user.folder == self.container.path()) {
-            for entry in std::fs::read_dir(data).map_err(file_error(data, "read"))?.flatten() {
-                let path = entry.path();
-                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                let removed = if is_directory { remove_tree(&path) } else { std::fs::remove_file(&path) };
-                removed.map_err(file_error(&path, "removed"))?;
-            }
+            empty_deep(data).map_err(file_error(data, "emptied"))?;
         }
         match std::fs::remove_file(mark) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
