@@ -273,7 +273,8 @@ impl Launcher {
         tokio::pin!(cancel);
         let mounts = prepared.plan.mounts.clone();
         let reserved = self.reserve(prepared)?;
-        let (container, lock, record) = self.fill_volumes(mounts, reserved, cancel.as_mut()).await?;
+        let filling = Box::pin(self.fill_volumes(mounts, reserved, cancel.as_mut()));
+        let (container, lock, record) = filling.await?;
         let keeping = self.begin_keeping(&container.id);
         let launching = Launching { keeping, ..self.launching(container, lock, record, stdio, mode, seat) };
         let id = launching.container.id.clone();
