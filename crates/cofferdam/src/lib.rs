@@ -32,6 +32,7 @@ pub mod network;
 pub mod nvidia;
 mod proc;
 mod process;
+pub mod removal;
 pub mod request;
 pub mod rootfs;
 pub mod runtime;

@@ -1,7 +1,7 @@
 //! What a container has changed: its upper directory compared with the layers below it.
 
-use std::fmt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Statx, openat2};

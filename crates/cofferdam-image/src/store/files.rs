@@ -2,17 +2,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, unlinkat};
-use rustix::io::Errno;
+use cofferdam::removal::remove_deep;
+use rustix::fs::OFlags;
 
 /// How deep a tree is removed where it is: what lies deeper is moved up first, as each level holds a descriptor.
-const DEPTH_LIMIT: usize = 64;
 
 /// A name that no other process and no other call of this one has.
 pub(super) fn unique(what: &str) -> String {
@@ -85,62 +82,10 @@ pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
 
 /// Removes a file or a tree, however deep. What others remove meanwhile, or have removed, is no error.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    let folder = match File::open(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
-    };
-    let mut doomed = vec![name.as_bytes().to_vec()];
-    while let Some(name) = doomed.pop() {
-        let mut removal = Removal { top: folder.as_fd(), moved: &mut doomed };
-        match removal.remove(folder.as_fd(), &name, DEPTH_LIMIT) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-struct Removal<'a> {
-    top: BorrowedFd<'a>,
-    /// Names in `top` of what was moved there.
-    moved: &'a mut Vec<Vec<u8>>,
-}
-
-impl Removal<'_> {
-    fn remove(&mut self, parent: BorrowedFd<'_>, name: &[u8], depth: usize) -> Result<(), Errno> {
-        match unlinkat(parent, name, AtFlags::empty()) {
-            Err(Errno::ISDIR) => {}
-            done => return done,
-        }
-        if depth == 0 {
-            let place = unique("deep");
-            renameat(parent, name, self.top, place.as_str())?;
-            self.moved.push(place.into_bytes());
-            return Ok(());
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory: OwnedFd = openat(parent, name, flags, Mode::empty())?;
-        for entry in Dir::read_from(&directory)? {
-            let entry = entry?;
-            let below = entry.file_name().to_bytes();
-            if matches!(below, b"." | b"..") {
-                continue;
-            }
-            let removed = if entry.file_type() == FileType::Directory {
-                self.remove(directory.as_fd(), below, depth - 1)
-            } else {
-                unlinkat(&directory, below, AtFlags::empty())
-            };
-            match removed {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR) => self.remove(directory.as_fd(), below, depth - 1)?,
-                Err(error) => return Err(error),
-            }
-        }
-        unlinkat(parent, name, AtFlags::REMOVEDIR)
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => remove_deep(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -5,7 +5,6 @@
 
 mod command;
 pub(crate) mod overlay;
-mod removal;
 mod users;
 mod walk;
 

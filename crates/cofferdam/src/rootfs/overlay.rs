@@ -25,9 +25,9 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::removal::remove_tree;
 use crate::error::{Code, Diagnose};
 use crate::id::ContainerId;
+use crate::removal::remove_deep;
 use crate::request::ImageUse;
 
 /// The options of a mount must fit into a page.
@@ -163,7 +163,7 @@ pub(crate) fn assemble(image: &ImageUse, id: &ContainerId, owner: &Path) -> Resu
 pub(crate) fn discard(rootfs_dir: &Path, id: &ContainerId) -> Result<(), OverlayError> {
     let place = rootfs_dir.join(id.as_str());
     detach(&place.join("merged"))?;
-    remove_tree(&place).map_err(file(&place, "removed"))
+    remove_deep(&place).map_err(file(&place, "removed"))
 }
 
 /// Root filesystems of a state directory whose containers are gone: after a kill -9, or a reboot.

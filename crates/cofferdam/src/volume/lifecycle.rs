@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
 
-use super::empty::remove_deep;
 use super::{VOLUME_VERSION, Volume, VolumeError, VolumeRecord, VolumeStore, file_error};
 use crate::id::VolumeName;
 use crate::mountinfo::mount_points;
+use crate::removal::remove_deep;
 use crate::request::VOLUME_DATA;
 use crate::state::{FileLock, StateError, read_versioned, remove_tree, write_json};
 

@@ -16,7 +16,6 @@
 //! at any point keeps no volume from being removed, and nothing is removed that a container has.
 
 mod copy;
-mod empty;
 mod lifecycle;
 mod users;
 

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::empty::empty_deep;
 use super::{VOLUME_VERSION, Volume, VolumeError, VolumeRecord, VolumeStore, file_error, populate};
 use crate::id::VolumeName;
+use crate::removal::empty_deep;
 use crate::request::{MountKind, MountRecord, MountRequest, VOLUME_DATA};
 use crate::rootfs::Rootfs;
 use crate::state::{ContainerDir, FileLock, Record};

@@ -14,8 +14,11 @@ use rustix::io::Errno;
 /// Names that are read at once: a directory may hold any number.
 const PORTION: usize = 1024;
 
-/// Removes a directory with all that is in it; one that is not there is removed already.
-pub(super) fn remove_deep(path: &Path) -> io::Result<()> {
+/// Removes a directory with all that is in it; one that is not there is removed already. Blocks.
+///
+/// # Errors
+/// The kernel's, for the first entry that it does not let go; the rest stays.
+pub fn remove_deep(path: &Path) -> io::Result<()> {
     match empty_deep(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         emptied => emptied?,
@@ -26,8 +29,11 @@ pub(super) fn remove_deep(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes all that is in a directory. Others may be at it too.
-pub(super) fn empty_deep(path: &Path) -> io::Result<()> {
+/// Removes all that is in a directory. Others may be at it too. Blocks.
+///
+/// # Errors
+/// The kernel's, as for [`remove_deep`].
+pub fn empty_deep(path: &Path) -> io::Result<()> {
     let top = openat(CWD, path, directory_flags(), Mode::empty())?;
     let mut moved = 0_u64;
     loop {
