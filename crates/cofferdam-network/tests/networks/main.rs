@@ -6,6 +6,7 @@ mod conformance;
 mod fake;
 mod faults;
 mod gc;
+mod gvisor;
 mod host;
 mod hostile;
 mod kinds;
@@ -27,6 +28,7 @@ const TRIALS: &[&[Trial]] = &[
     hostile::TRIALS,
     kinds::TRIALS,
     gc::TRIALS,
+    gvisor::TRIALS,
     pool::TRIALS,
 ];
 
@@ -42,5 +44,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let needs = [Need::Root, Need::Busybox, Need::IpCommand, Need::CniPlugins];
-    run(all().map(|(name, _)| trial(*name, &needs, move || host::run_inside(name))).collect())
+    let own = |name: &str| name.starts_with("gvisor::").then_some(gvisor::NEED);
+    let needs = |name: &str| needs.iter().cloned().chain(own(name)).collect::<Vec<_>>();
+    run(all().map(|(name, _)| trial(*name, &needs(name), move || host::run_inside(name))).collect())
 }
