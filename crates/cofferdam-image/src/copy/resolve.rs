@@ -101,6 +101,10 @@ pub(super) fn goal_in(root: BorrowedFd<'_>, given: &Given) -> Result<Goal, CopyE
             Err(errno) => return Err(not_found()(errno)),
         }
         let (above, name) = split(&path);
+        if matches!(name, b"" | b"." | b"..") {
+            // It was a directory, or nothing, a moment ago; `..` of what is there now may be above the root.
+            return Err(not_found()(Errno::NOENT));
+        }
         let directory = open(above, OFlags::PATH | OFlags::DIRECTORY).map_err(not_found())?;
         let there = there(directory.as_fd(), name, given)?;
         let Some(link) = there.link else {

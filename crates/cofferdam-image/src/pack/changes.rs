@@ -10,6 +10,10 @@ use rustix::io::Errno;
 use super::attributes::Reader;
 use super::walk::{Found, Walk, names};
 use crate::copy::CopyError;
+use crate::unpack::entry::printable;
+
+/// The paths of all changes, in bytes: a container may give millions of files long paths.
+const PATHS_LIMIT: usize = 512 << 20;
 
 /// One change, as `docker diff` says it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,7 +70,7 @@ impl ChangeKind {
 /// # Errors
 /// [`CopyError`]: also where a path is longer than 4095 bytes.
 pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Change>, CopyError> {
-    let mut list = List { lowers, attributes: Reader::new(), changes: BTreeMap::new() };
+    let mut list = List { lowers, attributes: Reader::new(), changes: BTreeMap::new(), bytes: 0 };
     let directory = super::top(upper)?.directory(b"")?;
     let all = Through { path_length: 0, layers: (0..lowers.len()).collect(), hides: false };
     let mut way = vec![all];
@@ -114,6 +118,7 @@ struct List<'a> {
     lowers: &'a [BorrowedFd<'a>],
     attributes: Reader,
     changes: BTreeMap<Vec<u8>, ChangeKind>,
+    bytes: usize,
 }
 
 impl List<'_> {
@@ -128,13 +133,13 @@ impl List<'_> {
         let is_new = matches!(below, Below::Nothing);
         if is_whiteout(&found.about) {
             if !is_new {
-                self.note(path, ChangeKind::Deleted);
+                self.note(path, ChangeKind::Deleted)?;
             }
             return Ok(None);
         }
         let kind = if is_new { ChangeKind::Added } else { ChangeKind::Changed };
         if found.kind() != FileType::Directory {
-            self.note(path, kind);
+            self.note(path, kind)?;
             return Ok(None);
         }
         let directory = found.directory(path)?;
@@ -148,7 +153,7 @@ impl List<'_> {
             Below::Nothing | Below::File => (Vec::new(), true),
         };
         if is_changed {
-            self.note(path, kind);
+            self.note(path, kind)?;
         }
         if hides {
             self.note_hidden(directory.as_fd(), path, &layers)?;
@@ -170,7 +175,7 @@ impl List<'_> {
         for name in hidden {
             let path = [path, &name].join(&b'/');
             if !matches!(self.below(&path, layers)?, Below::Nothing) {
-                self.note(&path, ChangeKind::Deleted);
+                self.note(&path, ChangeKind::Deleted)?;
             }
         }
         Ok(())
@@ -210,8 +215,14 @@ impl List<'_> {
         }
     }
 
-    fn note(&mut self, path: &[u8], kind: ChangeKind) {
+    fn note(&mut self, path: &[u8], kind: ChangeKind) -> Result<(), CopyError> {
+        self.bytes += path.len();
+        if self.bytes > PATHS_LIMIT {
+            let path = printable(path);
+            return Err(CopyError::TooMuch { path, limit: PATHS_LIMIT as u64, of: "bytes of changed paths" });
+        }
         self.changes.insert([b"/", path].concat(), kind);
+        Ok(())
     }
 
     /// The changes with the directories that they are in.

@@ -13,6 +13,10 @@ use crate::copy::CopyError;
 use crate::unpack::entry::{Entry, Kind, LayerPath, printable};
 use crate::unpack::{OPAQUE, UnpackLimits, WHITEOUT};
 
+/// The first names of files that have more of them, in bytes: a container may give millions of files long paths. What is beyond
+/// that is packed once for each name.
+const NAMES_LIMIT: usize = 256 << 20;
+
 /// Where entries go: an archive, or a directory.
 pub(crate) trait Sink {
     /// Takes an entry without content.
@@ -47,6 +51,7 @@ pub(crate) struct Packer<S> {
     attributes: Reader,
     /// Files that have more names than were seen of them, with the first name, and how many are still to come.
     names: HashMap<Identity, (LayerPath, u32)>,
+    names_bytes: usize,
     done: Packed,
 }
 
@@ -59,6 +64,7 @@ impl<S: Sink> Packer<S> {
             files: OpenFiles::new()?,
             attributes: Reader::new(),
             names: HashMap::new(),
+            names_bytes: 0,
             done: Packed::default(),
         })
     }
@@ -195,13 +201,18 @@ impl<S: Sink> Packer<S> {
             return None;
         }
         let identity = found.identity();
+        let bytes = |path: &LayerPath| path.bytes().len() + size_of::<(Identity, LayerPath, u32)>();
         let Some((first, to_come)) = self.names.get_mut(&identity) else {
-            self.names.insert(identity, (entry.path.clone(), found.about.stx_nlink - 1));
+            if self.names_bytes < NAMES_LIMIT {
+                self.names_bytes += bytes(&entry.path);
+                self.names.insert(identity, (entry.path.clone(), found.about.stx_nlink - 1));
+            }
             return None;
         };
         let kind = Kind::Hardlink(first.clone());
         *to_come -= 1;
         if *to_come == 0 {
+            self.names_bytes -= bytes(first);
             self.names.remove(&identity);
         }
         Some(Entry { kind, size: 0, ..entry.clone() })

@@ -18,8 +18,10 @@ use crate::unpack::entry::PATH_MAX;
 
 /// How many directories are kept open: more are opened again on the way back, as a process may have 1024 files.
 const OPEN_LIMIT: usize = 64;
-/// The names of the directories on the way, in bytes: a directory of some millions of names.
+/// The names of the directories on the way, in bytes, with what each takes beside: a directory of some millions of names.
 const NAMES_LIMIT: usize = 512 << 20;
+/// What a name takes beside its bytes.
+const NAME_OVERHEAD: usize = 48;
 /// What directories are read with, in bytes.
 const NAMES_BUFFER: usize = 32 << 10;
 
@@ -141,7 +143,7 @@ impl Walk {
                 self.leave()?;
                 continue;
             };
-            self.names_bytes -= name.len();
+            self.names_bytes -= name.len() + NAME_OVERHEAD;
             if !self.path.is_empty() {
                 self.path.push(b'/');
             }
@@ -164,7 +166,7 @@ impl Walk {
         let about = about(directory.as_fd()).map_err(CopyError::file(&self.path, "looked at"))?;
         let mut names = names(directory.as_fd()).map_err(CopyError::file(&self.path, "read"))?;
         names.sort_unstable();
-        self.names_bytes += names.iter().map(Vec::len).sum::<usize>();
+        self.names_bytes += names.iter().map(|name| name.len() + NAME_OVERHEAD).sum::<usize>();
         if self.names_bytes > NAMES_LIMIT {
             return Err(CopyError::TooMuch {
                 path: crate::unpack::entry::printable(&self.path),
@@ -220,7 +222,7 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name().to_bytes();
-        bytes += name.len();
+        bytes += name.len() + NAME_OVERHEAD;
         if bytes > NAMES_LIMIT {
             return Err(Errno::TOOBIG);
         }
