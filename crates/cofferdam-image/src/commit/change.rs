@@ -23,17 +23,15 @@ pub(super) fn apply(config: &mut Config, changes: &[String]) -> Result<(), Commi
     Ok(())
 }
 
+/// The instructions that an image's configuration has a place for.
+const KNOWN: [&str; 9] =
+    ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"];
+
 fn one(config: &mut Config, change: &str, has_command: &mut bool) -> Result<(), String> {
     let (instruction, text) = change.split_once(char::is_whitespace).unwrap_or((change, ""));
-    let text = text.trim();
-    let env = config.env().clone().unwrap_or_default();
-    let instruction = instruction.to_ascii_uppercase();
-    let is_known = ["CMD", "ENTRYPOINT", "ENV", "EXPOSE", "LABEL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"]
-        .contains(&instruction.as_str());
-    if !is_known {
-        return Err(
-            "it is none of CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR".into()
-        );
+    let (instruction, text) = (instruction.to_ascii_uppercase(), text.trim());
+    if !KNOWN.contains(&instruction.as_str()) {
+        return Err(format!("it is none of {}", KNOWN.join(", ")));
     }
     if text.is_empty() {
         return Err(format!("{instruction} needs a value"));
@@ -49,6 +47,15 @@ fn one(config: &mut Config, change: &str, has_command: &mut bool) -> Result<(), 
                 config.set_cmd(None);
             }
         }
+        instruction => set(config, instruction, text)?,
+    }
+    Ok(())
+}
+
+/// Carries out what takes variables.
+fn set(config: &mut Config, instruction: &str, text: &str) -> Result<(), String> {
+    let env = config.env().clone().unwrap_or_default();
+    match instruction {
         "ENV" => {
             let added = pairs(text, &env)?;
             config.set_env(Some(with(env, added)));
@@ -59,16 +66,13 @@ fn one(config: &mut Config, change: &str, has_command: &mut bool) -> Result<(), 
             config.set_labels(Some(labels));
         }
         "EXPOSE" => {
-            let mut all: BTreeSet<String> = config.exposed_ports().iter().flatten().cloned().collect();
-            for word in words::split(text, &env)? {
-                all.extend(ports(&word)?);
-            }
-            config.set_exposed_ports(Some(all.into_iter().collect()));
+            let words = words::split(text, &env)?;
+            let added = words.iter().map(|word| ports(word)).collect::<Result<Vec<_>, _>>()?;
+            config.set_exposed_ports(Some(joined(config.exposed_ports().as_deref(), added.concat())));
         }
         "VOLUME" => {
-            let mut all: BTreeSet<String> = config.volumes().iter().flatten().cloned().collect();
-            all.extend(volumes(text, &env)?);
-            config.set_volumes(Some(all.into_iter().collect()));
+            let added = volumes(text, &env)?;
+            config.set_volumes(Some(joined(config.volumes().as_deref(), added)));
         }
         "WORKDIR" => {
             let below = config.working_dir().clone().unwrap_or_default();
@@ -85,6 +89,12 @@ fn one(config: &mut Config, change: &str, has_command: &mut bool) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// What there was and what comes to it, each once, sorted.
+fn joined(old: Option<&[String]>, added: Vec<String>) -> Vec<String> {
+    let all: BTreeSet<String> = old.unwrap_or_default().iter().cloned().chain(added).collect();
+    all.into_iter().collect()
 }
 
 /// A list in JSON, or a line for the shell.
