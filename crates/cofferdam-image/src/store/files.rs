@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use cofferdam::removal::remove_deep;
 use rustix::fs::OFlags;
 
-/// How deep a tree is removed where it is: what lies deeper is moved up first, as each level holds a descriptor.
-
 /// A name that no other process and no other call of this one has.
 pub(super) fn unique(what: &str) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);

@@ -75,7 +75,7 @@ impl Gate {
     /// as the policy says. Not cancel safe: a gate that was half made is taken away by [`Gate::unmake`].
     ///
     /// # Errors
-    /// Nothing was let through then, and the links are as before.
+    /// Nothing was let through then; [`Gate::unmake`] takes away what was made.
     pub async fn make(
         programs: Arc<dyn Programs>,
         outer: &Path,

@@ -94,13 +94,16 @@ impl Links {
     /// Waits until a link carries packets.
     pub(super) async fn settle(&self, name: &str) -> io::Result<()> {
         let deadline = Instant::now() + SETTLING_LIMIT;
-        while !self.find(name).await?.is_some_and(|link| link.is_up) {
-            if Instant::now() > deadline {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{name} does not come up")));
+        loop {
+            match self.find(name).await? {
+                // The kernel says so shortly before it is so, and holds the lock meanwhile that a change waits for.
+                Some(link) if link.is_up => return self.set(link.index, |link| link.up()).await,
+                _ if Instant::now() > deadline => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{name} does not come up")));
+                }
+                _ => tokio::time::sleep(SETTLING_LOOK).await,
             }
-            tokio::time::sleep(SETTLING_LOOK).await;
         }
-        Ok(())
     }
 
     pub(super) async fn remove(&self, index: u32) -> io::Result<()> {

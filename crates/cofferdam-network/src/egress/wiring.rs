@@ -21,6 +21,7 @@ use ipnet::IpNet;
 
 use super::links::{self, Link, Links, Route};
 use super::rules::{INNER_LINK, RESOLVER_V4, RESOLVER_V6};
+use crate::attachment::Attachment;
 
 /// The longest alias of a link that the kernel keeps (`IFALIASZ`, with its end).
 const LONGEST_ALIAS: usize = 255;
@@ -39,6 +40,17 @@ pub struct Uplink {
     pub gateways: Vec<IpAddr>,
     /// Routes: the network, and who forwards to it where it is not the gateway.
     pub routes: Vec<(IpNet, Option<IpAddr>)>,
+}
+
+impl From<&Attachment> for Uplink {
+    fn from(attachment: &Attachment) -> Self {
+        Self {
+            interface: attachment.interface.clone(),
+            addresses: attachment.addresses.clone(),
+            gateways: attachment.gateways.clone(),
+            routes: attachment.routes.iter().map(|route| (route.dst, route.gw)).collect(),
+        }
+    }
 }
 
 impl Uplink {

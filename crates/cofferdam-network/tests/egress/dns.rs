@@ -12,7 +12,7 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::host::namespace;
-use crate::probe::{connect, datagrams};
+use crate::probe::{connect, datagrams, receive};
 
 /// What names stand for, in order; the last one stays.
 type Zone = Arc<Mutex<HashMap<String, Vec<Vec<Record>>>>>;
@@ -113,7 +113,7 @@ pub(crate) fn ask_for(from: &Path, resolver: &str, name: &str, kind: RecordType)
     let socket = datagrams(from, resolver);
     socket.send(&question.to_vec().unwrap()).ok()?;
     let mut buffer = [0; 4096];
-    let count = socket.recv(&mut buffer).ok()?;
+    let count = receive(&socket, &mut buffer).ok()?;
     let answer = Message::from_vec(&buffer[..count]).unwrap();
     assert_eq!((answer.metadata.id, &answer.queries), (question.metadata.id, &question.queries));
     Some(answer)

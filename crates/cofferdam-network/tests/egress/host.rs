@@ -76,6 +76,13 @@ pub(crate) fn namespace(name: &str) -> PathBuf {
     Path::new("/run/netns").join(name)
 }
 
+/// Waits until a link of a namespace, or of the host, carries packets.
+fn settle(link: &str) {
+    cofferdam_testkit::lab::eventually("a link is up", || sh(&format!("ip {link}")).contains("state UP"));
+    // The kernel says so shortly before it is so, and holds the lock meanwhile that a change waits for.
+    sh(&format!("ip {}", link.replace("-o link show", "link set up")));
+}
+
 /// Makes a namespace with a link `eth0` to the bridge.
 pub(crate) fn add_to_bridge(name: &str, addresses: &[&str]) {
     sh(&format!(
@@ -86,12 +93,14 @@ pub(crate) fn add_to_bridge(name: &str, addresses: &[&str]) {
          ip -n {name} link set lo up
          ip -n {name} link set eth0 up"
     ));
+    settle(&format!("-n {name} -o link show eth0"));
+    settle(&format!("-o link show v{name}"));
     for address in addresses {
         sh(&format!("ip -n {name} addr add {address} dev eth0 $(echo {address} | grep -q : && echo nodad)"));
     }
-    sh(&format!(
-        "ip -n {name} route add default via 10.88.0.1; ip -n {name} -6 route add default via fd88::1"
-    ));
+    // One of them fails where there is but one family.
+    let _ = try_sh(&format!("ip -n {name} route add default via 10.88.0.1; true"));
+    let _ = try_sh(&format!("ip -n {name} -6 route add default via fd88::1"));
 }
 
 /// Makes the host's links and servers.
@@ -115,6 +124,8 @@ pub(crate) fn prepare() {
     for address in INTERNET {
         sh(&format!("ip -n internet addr add {address} dev lo $(echo {address} | grep -q : && echo nodad)"));
     }
+    settle("-n internet -o link show eth0");
+    settle("-o link show up0");
     // Published: the host's port 8080 is the container's 80.
     sh("nft 'table ip nat {
           chain pre { type nat hook prerouting priority -100; tcp dport 8080 dnat to 10.88.0.2:80; }

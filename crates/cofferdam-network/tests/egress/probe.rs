@@ -70,27 +70,40 @@ pub(crate) fn tcp(from: &Path, to: &str) -> bool {
 
 /// A socket whose datagrams go to an echo.
 pub(crate) fn datagrams(from: &Path, to: &str) -> UdpSocket {
+    try_datagrams(from, to).unwrap()
+}
+
+/// The same where there may be no way.
+fn try_datagrams(from: &Path, to: &str) -> std::io::Result<UdpSocket> {
     let to = address(to);
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = enter(from, move || {
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(to)?;
         Ok(socket)
-    });
-    let socket = socket.unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    socket
+    })?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// Reads a datagram, also where a child's end interrupts it.
+pub(crate) fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match socket.recv(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => return received,
+        }
+    }
 }
 
 /// Whether datagrams come back.
 pub(crate) fn is_echoed(socket: &UdpSocket) -> bool {
-    let mut buffer = [0; 4];
-    socket.send(b"ping").is_ok() && socket.recv(&mut buffer).is_ok()
+    socket.send(b"ping").is_ok() && receive(socket, &mut [0; 4]).is_ok()
 }
 
 /// Whether an echo can be reached by UDP.
 pub(crate) fn udp(from: &Path, to: &str) -> bool {
-    is_echoed(&datagrams(from, to))
+    try_datagrams(from, to).is_ok_and(|socket| is_echoed(&socket))
 }
 
 /// Whether an address answers an echo request of ICMP.
@@ -112,7 +125,8 @@ pub(crate) fn ping(from: &Path, to: &str) -> bool {
         sendto(&socket, &request, SendFlags::empty(), &SocketAddr::new(to, 0))?;
         let mut buffer = [0; 256];
         loop {
-            let (count, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+            let (count, _) =
+                rustix::io::retry_on_intr(|| recv(&socket, &mut buffer[..], RecvFlags::empty()))?;
             // IPv4 comes with its header.
             let message = if to.is_ipv4() { &buffer[20..count] } else { &buffer[..count] };
             match message.first() {

@@ -1,7 +1,10 @@
 //! What each policy lets through.
 
+use hickory_proto::rr::RecordType;
+
 use crate::Trial;
 use crate::container::Container;
+use crate::dns::{World, addresses, ask_for};
 use crate::host::{HOST, INTERNET, OTHER, namespace};
 use crate::probe::{ping, tcp, udp};
 
@@ -9,6 +12,8 @@ pub(crate) const TRIALS: &[Trial] = &[
     ("none_lets_nothing_out_and_answers_back", none),
     ("public_is_the_internet_and_nothing_else", public),
     ("a_list_opens_what_it_names_and_nothing_else", list),
+    ("a_container_of_ipv4_alone_is_held", v4_alone),
+    ("a_container_of_ipv6_alone_is_held", v6_alone),
     ("a_wide_network_opens_nothing_that_is_guarded", wide),
 ];
 
@@ -88,4 +93,25 @@ fn wide() {
     assert_eq!(reached(&container), all_of(&internet));
     container.change("allow:10.88.0.0/16:80,172.16.0.0/12:80").unwrap();
     assert_eq!(reached(&container), ["tcp 172.20.0.9:80", "tcp 10.88.0.3:80"]);
+}
+
+fn v4_alone() {
+    let container = Container::at("allow:93.184.216.34:80", &["10.88.0.2/16"], &["10.88.0.1"]);
+    assert_eq!(reached(&container), ["tcp 93.184.216.34:80"]);
+    container.change("public").unwrap();
+    assert_eq!(reached(&container), all_of(&["93.184.216.34", "93.184.216.35", "8.8.8.8"]));
+}
+
+fn v6_alone() {
+    let world = World::start();
+    world.add("api.example", &["api.example 2606:2800::2"], 60);
+    let container = Container::at("allow:[2606:2800::1]:80,api.example:443", &["fd88::2/64"], &["fd88::1"]);
+    let _served = container.serve();
+    assert_eq!(reached(&container), ["tcp [2606:2800::1]:80"]);
+    let resolver = std::net::SocketAddr::new(container.gate.resolver(), 53).to_string();
+    let answer = ask_for(&container.inner, &resolver, "api.example", RecordType::AAAA).unwrap();
+    assert_eq!(addresses(&answer), ["2606:2800::2"]);
+    assert_eq!(reached(&container), ["tcp [2606:2800::1]:80", "tcp [2606:2800::2]:443"]);
+    container.change("public").unwrap();
+    assert_eq!(reached(&container), all_of(&["2606:2800::1", "2606:2800::2"]));
 }
