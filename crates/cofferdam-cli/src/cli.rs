@@ -138,10 +138,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         containers: Containers,
     },
-    /// Change the limits of containers
+    /// Change the limits of containers, and what they may reach
     Update {
         #[command(flatten)]
         limits: LimitArgs,
+        /// What the container may reach, where it was started with --egress
+        #[arg(long, value_name = "POLICY", help_heading = "Network")]
+        egress: Option<String>,
         #[command(flatten)]
         containers: Containers,
     },

@@ -116,6 +116,19 @@ pub enum Happening {
         #[serde(default, skip_serializing_if = "is_default")]
         restarts: u32,
     },
+    /// Its gate has kept it from reaching something.
+    NetDenied {
+        /// What.
+        what: String,
+        /// The flag that would allow it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        allow: Option<String>,
+    },
+    /// What it may reach was changed.
+    Egress {
+        /// To what.
+        policy: String,
+    },
     /// It was forgotten.
     Remove,
 }
@@ -150,6 +163,8 @@ impl Happening {
             Self::HealthStatus { .. } => "health_status",
             Self::Restart { .. } => "restart",
             Self::Exit { .. } => "exit",
+            Self::NetDenied { .. } => "net_denied",
+            Self::Egress { .. } => "egress",
             Self::Remove => "remove",
         }
     }
@@ -171,6 +186,11 @@ impl fmt::Display for Happening {
             Self::HealthStatus { status } => write!(f, " status={status}"),
             Self::Restart { count, pause_ms } => write!(f, " count={count} pause={pause_ms}ms"),
             Self::Exit { code, cause, .. } => write!(f, " code={code} {cause}"),
+            Self::NetDenied { what, allow } => {
+                write!(f, " {what}")?;
+                allow.iter().try_for_each(|flag| write!(f, " ({flag} would allow it)"))
+            }
+            Self::Egress { policy } => write!(f, " policy={policy}"),
             Self::Start | Self::Pause | Self::Unpause | Self::Update { .. } | Self::Remove => Ok(()),
         }
     }

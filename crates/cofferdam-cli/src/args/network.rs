@@ -17,6 +17,9 @@ pub(crate) struct NetworkArgs {
     /// Publish each port that the image says it listens on, at free ones of the host
     #[arg(short = 'P', long)]
     publish_all: bool,
+    /// What the container may reach: none, public, or allow:CIDR[:PORT],HOST[:PORT],*.DOMAIN[:PORT],…
+    #[arg(long, value_name = "POLICY")]
+    egress: Option<String>,
     /// Ask these resolvers for names, in place of the host's
     #[arg(long, value_name = "ADDRESS")]
     dns: Vec<String>,
@@ -36,6 +39,7 @@ impl NetworkArgs {
         request.network.clone_from(&self.network);
         request.publish.clone_from(&self.publish);
         request.publish_all = self.publish_all;
+        request.egress.clone_from(&self.egress);
         request.names = NamesRequest {
             dns: self.dns.clone(),
             search: self.dns_search.clone(),

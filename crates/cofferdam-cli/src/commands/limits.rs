@@ -1,4 +1,4 @@
-//! `update` and `top`: what a container may use, and what runs in it.
+//! `update` and `top`: what a container may use and reach, and what runs in it.
 
 use super::each;
 use crate::args::{LimitArgs, refuse};
@@ -10,13 +10,23 @@ use crate::table;
 pub(super) async fn update(
     context: &Context,
     limits: &LimitArgs,
+    egress: Option<&str>,
     containers: &Containers,
 ) -> Result<u8, CliError> {
     let limits = limits.parse()?;
-    if limits.is_empty() {
-        return Err(refuse("update", "there is no limit to change: give --memory or --cpus, say"));
+    if limits.is_empty() && egress.is_none() {
+        return Err(refuse("update", "there is nothing to change: give --memory, --cpus or --egress, say"));
     }
-    each(&containers.containers, async |name| Ok(context.engine.update(name, &limits).await?)).await
+    each(&containers.containers, async |name| {
+        if let Some(policy) = egress {
+            context.engine.change_egress(name, policy).await?;
+        }
+        if !limits.is_empty() {
+            context.engine.update(name, &limits).await?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 pub(super) async fn top(context: &Context, container: &str) -> Result<u8, CliError> {

@@ -80,7 +80,9 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Unpause { containers } => {
             each(&containers.containers, async |name| Ok(engine.resume(name).await?)).await
         }
-        Command::Update { limits, containers } => limits::update(&context, &limits, &containers).await,
+        Command::Update { limits, egress, containers } => {
+            limits::update(&context, &limits, egress.as_deref(), &containers).await
+        }
         Command::Stats(args) => stats::stats(&context, args).await,
         Command::Top { container } => limits::top(&context, &container).await,
         Command::Pull(args) => image::pull(&context, args).await,

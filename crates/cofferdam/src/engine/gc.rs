@@ -16,7 +16,7 @@ use crate::cgroup::CgroupPath;
 use crate::error::Failure;
 use crate::id::{ContainerId, ContainerName, ID_LENGTH};
 use crate::lifecycle::Status;
-use crate::network::networks;
+use crate::network::{gated, networks};
 use crate::rootfs::overlay;
 use crate::state::{ContainerDir, lock_is_free};
 use crate::volume::VolumeError;
@@ -204,6 +204,12 @@ impl Engine {
         let is_known =
             |id: &str| id.parse().is_ok_and(|id: ContainerId| self.state.container(&id).path().exists());
         let collected = async {
+            let gated = gated(&directory);
+            for name in gated.list()?.iter().filter(|name| !is_known(name)) {
+                if !only_show {
+                    gated.destroy(name)?;
+                }
+            }
             let networks = networks(&directory)?;
             if only_show { networks.leftovers(&is_known).await } else { networks.gc(&is_known).await }
         };

@@ -11,7 +11,7 @@ use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
 use crate::fault;
 use crate::lifecycle::Verb;
-use crate::network::networks;
+use crate::network::end_attachment;
 use crate::rootfs::overlay;
 use crate::runtime::{Clearing, DEFAULT_START_LIMIT, QUERY_LIMIT, RuntimeConfig, locate};
 use crate::signal::Signal;
@@ -215,11 +215,7 @@ impl Engine {
         if let Err(error) = crate::cgroup::remove_leftovers(&self.host.cgroups, &cgroup) {
             tracing::warn!(%error, "a cgroup is left of a container whose record is damaged");
         }
-        networks(&self.network_dir())
-            .map_err(|error| Failure::of(&error))?
-            .detach(container.id.as_str())
-            .await
-            .map_err(|error| Failure::of(&error))?;
+        end_attachment(&self.network_dir(), &container.id).await.map_err(|error| Failure::of(&error))?;
         self.state.release_all_names(&container.id)?;
         overlay::discard(&self.rootfs_dir(), &container.id).map_err(|error| Failure::of(&error))?;
         Ok(self.state.remove_container(container)?)

@@ -273,6 +273,21 @@ impl Engine {
         }
     }
 
+    /// Changes what a container may reach that was started with `--egress`.
+    ///
+    /// # Errors
+    /// [`EngineError`]; it is held to what it was held to.
+    pub async fn change_egress(&self, text: &str, policy: &str) -> Result<(), EngineError> {
+        let view = self.find(text).await?;
+        let title = view.title();
+        match self.ask(view, &Request::Egress { policy: policy.to_owned() }).await? {
+            Asked::Done => Ok(()),
+            Asked::Ended(_) => Err(has_ended(Verb::Update, title)),
+            // Names are resolved by its supervisor alone, so it needs one.
+            Asked::Orphan(_) => Err(EngineError::Unreachable { container: title, source: None }),
+        }
+    }
+
     /// The processes of a container.
     ///
     /// # Errors
@@ -335,6 +350,7 @@ fn patience(record: &Record, request: &Request) -> Option<Duration> {
         | Request::Pause
         | Request::Resume
         | Request::Update { .. }
+        | Request::Egress { .. }
         | Request::Attach { .. }
         | Request::Hold => Some(QUERY_LIMIT * 2),
     }

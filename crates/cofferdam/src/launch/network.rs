@@ -56,7 +56,9 @@ impl Launcher {
             return Err(refused("its network is inside of its sandbox, where no other container comes"));
         }
         if let Some(attachment) = &record.attachment {
-            return Ok(attachment.namespace.clone());
+            let namespace =
+                record.connection.as_ref().map(|connection| connection.namespace(&record.id, attachment));
+            return Ok(namespace.unwrap_or_else(|| attachment.namespace.clone()));
         }
         let is_running = matches!(record.status, Status::Created | Status::Running | Status::Paused);
         let process = record.process.as_ref().filter(|process| process.is_alive(&self.host.boot_id));
@@ -74,6 +76,7 @@ impl Launcher {
             network: network.clone(),
             ports: plan.publish.clone(),
             names: plan.names.clone(),
+            egress: plan.egress.clone(),
         })
     }
 

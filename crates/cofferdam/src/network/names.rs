@@ -58,6 +58,16 @@ impl NameFiles {
         Ok(())
     }
 
+    /// Writes who resolves names for the container's gate, and gives the file.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn write_upstream(&self, request: &NameRequest) -> Result<PathBuf, CniError> {
+        const FILE: &str = "upstream.conf";
+        self.put(FILE, &resolv_conf(request, &Default::default(), ["", ""], true))?;
+        Ok(self.directory.join(FILE))
+    }
+
     fn put(&self, name: &str, text: &str) -> Result<(), CniError> {
         let path = self.directory.join(name);
         let written = std::fs::create_dir_all(&self.directory).and_then(|()| std::fs::write(&path, text));

@@ -126,6 +126,9 @@ pub struct LaunchRequest {
     /// Who resolves names for it, and how.
     #[serde(default)]
     pub names: NamesRequest,
+    /// What it may reach: `none`, `public` or `allow:…`. Without a network, it means `bridge`.
+    #[serde(default)]
+    pub egress: Option<String>,
     /// Mount the root filesystem read-only.
     pub read_only: bool,
     /// Capabilities to add to the default ones.
@@ -211,6 +214,7 @@ impl LaunchRequest {
             publish: vec![],
             publish_all: false,
             names: NamesRequest::default(),
+            egress: None,
             read_only: false,
             cap_add: vec![],
             cap_drop: vec![],
@@ -269,6 +273,8 @@ pub struct ContainerPlan {
     pub publish: Vec<PortRequest>,
     /// What it asks about names.
     pub names: NameRequest,
+    /// What it may reach, in its canonical form.
+    pub egress: Option<String>,
     /// Read-only root.
     pub read_only: bool,
     /// Capabilities to add, by full name.

@@ -1,5 +1,6 @@
 //! Published ports and names, as they were typed.
 
+use cofferdam_network::egress::Policy;
 use serde::{Deserialize, Serialize};
 
 use super::{LaunchRequest, NetworkMode, Refused, Source};
@@ -62,15 +63,25 @@ pub(super) fn parse_published(request: &LaunchRequest) -> Result<Vec<PortRequest
     Ok(ports)
 }
 
-/// The network, where there are ports to publish.
+/// Reads what a container may reach; gives it in its canonical form.
+pub(super) fn parse_egress(text: &str) -> Result<String, Refused> {
+    let policy = Policy::parse(text).map_err(|error| Refused::new("--egress", error.to_string()))?;
+    Ok(policy.to_string())
+}
+
+/// The network, where there are ports to publish, or it is to be held to what it may reach.
 pub(super) fn network_for(
     network: Option<NetworkMode>,
     ports: &[PortRequest],
+    is_gated: bool,
 ) -> Result<Option<NetworkMode>, Refused> {
     match network {
-        network if ports.is_empty() => Ok(network),
+        network if ports.is_empty() && !is_gated => Ok(network),
         None => Ok(Some(NetworkMode::Cni { network: DEFAULT_NETWORK.to_owned() })),
         Some(NetworkMode::Cni { .. }) => Ok(network),
+        Some(_) if is_gated => {
+            Err(Refused::new("--egress", "it holds containers on a network of CNI, such as bridge"))
+        }
         Some(NetworkMode::Host) => {
             Err(Refused::new("--publish", "with the host's network, the container's ports are the host's"))
         }
@@ -101,6 +112,17 @@ mod tests {
         for network in ["none", "host", "ns:/run/netns/x", "container:web"] {
             let refused = validate(request(Some(network), &["80"])).unwrap_err();
             assert_eq!(refused.field, "--publish", "{network}");
+        }
+        let gated = |network: Option<&str>, egress: &str| {
+            validate(LaunchRequest { egress: Some(egress.to_owned()), ..request(network, &[]) })
+        };
+        assert_eq!(gated(None, "public").unwrap().network, bridge());
+        assert_eq!(
+            gated(None, "allow:Example.org:443").unwrap().egress.as_deref(),
+            Some("allow:example.org:443")
+        );
+        for (network, egress) in [(Some("host"), "public"), (Some("none"), "none"), (None, "some")] {
+            assert_eq!(gated(network, egress).unwrap_err().field, "--egress");
         }
         assert!(
             validate(request(None, &["x"])).is_err() && validate(request(None, &["0:80:80:80"])).is_err()

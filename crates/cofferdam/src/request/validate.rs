@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::image::fill_in;
-use super::network::{network_for, parse_published};
+use super::network::{network_for, parse_egress, parse_published};
 use super::parse::parse_size;
 use super::{
     ARGUMENT_LIMIT_BYTES, CgroupManager, ContainerPlan, DEFAULT_GRACE, DEFAULT_KEEP_REPORT, HealthCheck,
@@ -42,11 +42,13 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
     let network = network.map_err(|why| Refused::new("--network", why))?;
     let publish = parse_published(&request)?;
     let names = request.names.parse()?;
+    let egress = request.egress.as_deref().map(parse_egress).transpose()?;
     Ok(ContainerPlan {
         id: ContainerId::generate(),
         name: name.map_err(|error: InvalidId| Refused::new("--name", error.to_string()))?,
         user: user.map_err(|why| Refused::new("--user", why))?,
-        network: network_for(network, &publish)?,
+        network: network_for(network, &publish, egress.is_some())?,
+        egress,
         publish,
         names,
         mounts: super::mount::parse_all(&request)?,

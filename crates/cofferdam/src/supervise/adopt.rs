@@ -107,6 +107,7 @@ impl Supervisor {
         fault::reached("adopt.found")?;
         self.become_supervisor()?;
         fault::reached("adopt.recorded")?;
+        self.reopen_gate().await;
         self.keeping.keep(copies(&init, &ours, kept.terminal.as_ref())).await;
         let copy = || kept.terminal.as_ref().map(OwnedFd::try_clone).transpose();
         hub.connect(stdio.input.take(), copy().map_err(supervision("its terminal"))?);

@@ -68,6 +68,11 @@ pub enum Request {
         /// The new ones; what is `None` stays.
         limits: Limits,
     },
+    /// Change what it may reach.
+    Egress {
+        /// As `--egress` says it.
+        policy: String,
+    },
     /// Hand the caller what the container writes from now on, and take his input. Only over the socket: after the answer
     /// the two talk in [frames](super::frame).
     Attach {
@@ -146,7 +151,7 @@ impl Request {
             Self::Kill { .. } => Verb::Kill,
             Self::Pause => Verb::Pause,
             Self::Resume => Verb::Resume,
-            Self::Update { .. } => Verb::Update,
+            Self::Update { .. } | Self::Egress { .. } => Verb::Update,
             Self::Attach { .. } | Self::Hold => Verb::Attach,
         };
         let container = report.title();

@@ -158,6 +158,7 @@ impl Supervisor {
     /// Takes the container away, and forgets it or says in its record that it has ended.
     async fn clear_and_conclude(&mut self, report: &mut ExitReport) {
         let mut left = vec![];
+        self.serving = None;
         clear_away(self.remains(), self.clearing(&report.cause), &mut left).await;
         passed("end.deleted");
         self.record.cleared = left.is_empty();

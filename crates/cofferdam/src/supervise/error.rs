@@ -8,7 +8,7 @@ use crate::cgroup::{CgroupPath, LimitError, MemoryCounters};
 use crate::error::{Code, Diagnose};
 use crate::exit::format_bytes;
 use crate::fault::Fault;
-use crate::network::CniError;
+use crate::network::ConnectError;
 use crate::runtime::RuntimeError;
 use crate::state::StateError;
 
@@ -45,7 +45,7 @@ pub enum StartError {
     },
     /// It could not be connected to its network.
     #[error("it could not be connected to its network")]
-    Network(#[source] CniError),
+    Network(#[source] ConnectError),
     /// Its bundle could not be completed.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -110,7 +110,7 @@ impl Diagnose for StartError {
             Self::State(error) => error.next_step(),
             Self::Supervision { source, .. } => next_of(source).map(str::to_owned),
             Self::Limit(error) => error.next_step(),
-            Self::Network(error) => Diagnose::next_step(error),
+            Self::Network(error) => error.next_step(),
             Self::Bundle(error) => error.next_step(),
             Self::Elsewhere { .. } => Some(
                 "look whether something moves processes between cgroups here; `cofferdam doctor` shows the layout".into(),

@@ -45,6 +45,7 @@ impl Supervisor {
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,
             Request::Update { limits } => self.update(&limits).await,
+            Request::Egress { policy } => self.change_egress(&policy).await,
         };
         // The caller may have gone.
         let _ = reply.send(match outcome {

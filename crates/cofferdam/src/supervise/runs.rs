@@ -252,7 +252,7 @@ impl Supervisor {
             Request::Start => (Answer::Done, Some(Between::Now)),
             Request::Pause => (refused(self, Verb::Pause), None),
             Request::Resume => (refused(self, Verb::Resume), None),
-            Request::Update { .. } => (refused(self, Verb::Update), None),
+            Request::Update { .. } | Request::Egress { .. } => (refused(self, Verb::Update), None),
             Request::Attach { .. } | Request::Hold => (Answer::Failed(only_over_the_socket()), None),
         };
         // The caller may have gone.

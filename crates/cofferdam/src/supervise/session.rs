@@ -119,9 +119,11 @@ impl Asked {
             Request::Kill { signal: Signal::KILL, by, .. } => executing.kill_tree(by).await,
             Request::Kill { signal, by, .. } => executing.signal(signal, by).await,
             Request::Attach { .. } | Request::Hold => Err(only_over_the_socket()),
-            Request::Start | Request::Pause | Request::Resume | Request::Update { .. } => {
-                Err(not_of_a_session())
-            }
+            Request::Start
+            | Request::Pause
+            | Request::Resume
+            | Request::Update { .. }
+            | Request::Egress { .. } => Err(not_of_a_session()),
         };
         // The caller may have gone.
         let _ = reply.send(match outcome {

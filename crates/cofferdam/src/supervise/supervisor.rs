@@ -21,6 +21,7 @@ use super::control::{Answer, Command, Until};
 use super::error::{StartError, supervision};
 use super::hub::Hub;
 use super::limits::TimeLimits;
+use super::network::Serving;
 use super::probing::Probing;
 use super::remains::{Remains, clear_away, forget};
 use super::stdio::{OurEnds, Outputs, Pumps, StdioPlan, pipes};
@@ -121,6 +122,8 @@ pub(crate) struct Supervisor {
     pub(super) last_report: Option<ExitReport>,
     /// Its ports of the host, so that no other program takes them.
     pub(super) held_ports: HeldPorts,
+    /// Its gate, while it runs and has one.
+    pub(super) serving: Option<Serving>,
 }
 
 /// A container that the runtime has made.
@@ -209,6 +212,7 @@ impl Supervisor {
             waiting: vec![],
             last_report: None,
             held_ports: HeldPorts::default(),
+            serving: None,
         };
         (supervisor, stdio, mode)
     }
