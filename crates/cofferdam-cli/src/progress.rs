@@ -21,6 +21,7 @@ pub(crate) struct Shown {
     by_blob: Mutex<HashMap<String, ProgressBar>>,
     /// What has come or was unpacked, of what is not told of when it was there.
     moved: Mutex<HashSet<(String, Step)>>,
+    sizes: Mutex<HashMap<String, u64>>,
 }
 
 /// What happens to a blob.
@@ -43,6 +44,7 @@ impl Shown {
             is_quiet: quiet,
             by_blob: Mutex::default(),
             moved: Mutex::default(),
+            sizes: Mutex::default(),
         }
     }
 
@@ -71,6 +73,7 @@ impl Shown {
 
 impl Progress for Shown {
     fn total(&self, blob: &Digest, bytes: u64) {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(blob.digest().to_owned(), bytes);
         if !self.is_terminal || self.is_quiet {
             return;
         }
@@ -83,7 +86,10 @@ impl Progress for Shown {
     }
 
     fn advanced(&self, blob: &Digest, bytes: u64) {
-        self.moves(blob, Step::Fetch);
+        // What is there already comes in one piece.
+        if self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(blob.digest()) != Some(&bytes) {
+            self.moves(blob, Step::Fetch);
+        }
         self.with(blob, |bar| bar.set_position(bytes));
     }
 

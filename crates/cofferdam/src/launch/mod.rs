@@ -19,41 +19,35 @@ mod devices;
 mod error;
 mod mounts;
 mod network;
+mod reserve;
 mod source;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 pub use error::LaunchError;
 pub(crate) use network::directory_of as network_dir_of;
-use source::{make_private, open_source};
+use source::open_source;
 
-use crate::bundle;
 use crate::error::{Code, Failure};
 use crate::exit::ExitReport;
-use crate::fault;
 use crate::gpu::Granted;
 use crate::host::HostFacts;
-use crate::id::{ContainerId, ContainerName};
+use crate::id::ContainerId;
 use crate::keeper::{Charge, KeeperProgram, Keeping, Kept};
-use crate::lifecycle::Status;
 use crate::network::{NameFiles, check_namespace};
 use crate::process::{Reaper, Seat};
 use crate::request::{
-    ContainerPlan, LaunchRequest, Limits, NetworkMode, Refused, RestartPolicy, Restarts, Source, StdioFiles,
-    validate,
+    ContainerPlan, LaunchRequest, NetworkMode, Refused, RestartPolicy, StdioFiles, validate,
 };
-use crate::rootfs::{self, Rootfs, overlay};
-use crate::runtime::{self, Clearing, Runtime, RuntimeConfig};
+use crate::rootfs::{self, Rootfs};
+use crate::runtime::{self, Runtime, RuntimeConfig};
 use crate::spec::{self, Ingredients, PreparedSpec};
-use crate::state::{
-    ContainerDir, ContainerLock, PipeIds, ProcessId, RECORD_VERSION, Record, StateDir, check_root,
-};
+use crate::state::{ContainerDir, ContainerLock, Record, StateDir, check_root};
 use crate::supervise::control::{Answer, Command, Request};
 use crate::supervise::stdio::StdioPlan;
 use crate::supervise::{Launching, Mode, Started, Supervisor, supervision};
@@ -351,122 +345,6 @@ impl Launcher {
             Keeping::begin(self.state.clone(), background.keeper.clone(), Charge::Container(id.clone()))
         };
         self.background.as_ref().map(begin).unwrap_or_default()
-    }
-
-    /// Makes the container's folder, name, bundle and record; unmakes them if one fails.
-    fn reserve(&self, prepared: Prepared) -> Result<(ContainerDir, ContainerLock, Record), LaunchError> {
-        let id = prepared.plan.id.clone();
-        let rootfs_dir = prepared.plan.source.rootfs_dir().map(Path::to_owned);
-        let mounts = prepared.plan.mounts.clone();
-        let (container, lock) = self.state.create_container(&id)?;
-        let filled = self.take_gpus(prepared).and_then(|prepared| self.fill(&container, &prepared));
-        match filled {
-            Ok(record) => Ok((container, lock, record)),
-            Err(error) => {
-                self.let_go_of_volumes(&container, &mounts);
-                if let Err(left) =
-                    self.state.release_all_names(&id).and_then(|()| self.state.release_gpus(&id))
-                {
-                    tracing::error!(error = %Failure::of(&left), "the name or a GPU is left");
-                }
-                if let Some(rootfs_dir) = &rootfs_dir
-                    && let Err(left) = overlay::discard(rootfs_dir, &id)
-                {
-                    tracing::error!(error = %Failure::of(&left), "the root filesystem is left");
-                }
-                if let Err(left) = self.state.remove_container(&container) {
-                    tracing::error!(error = %Failure::of(&left), "the folder is left");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// A name such as docker gives, which no other container has. One that is not found is not missed.
-    fn find_name(&self, id: &ContainerId) -> Option<ContainerName> {
-        let names =
-            (0..NAME_ATTEMPTS).filter_map(|_| petname::petname(2, "_")?.parse::<ContainerName>().ok());
-        names.into_iter().find(|name| self.state.claim_name(name, id).is_ok())
-    }
-
-    fn fill(&self, container: &ContainerDir, prepared: &Prepared) -> Result<Record, LaunchError> {
-        fault::reached("launch.folder")?;
-        let Prepared { plan, spec, rootfs, granted } = prepared;
-        let name = match &plan.name {
-            Some(name) => {
-                self.state.claim_name(name, &plan.id)?;
-                Some(name.clone())
-            }
-            None => self.find_name(&plan.id),
-        };
-        fault::reached("launch.name")?;
-        if let Source::Image(image) = &plan.source {
-            overlay::assemble(image, &plan.id, self.state.path())?;
-        }
-        fault::reached("launch.rootfs")?;
-        self.write_names(prepared)?;
-        self.take_volumes(container, prepared)?;
-        bundle::write(&container.bundle(), spec)?;
-        fault::reached("launch.bundle")?;
-        make_private(&self.runtime.config().root)?;
-        let own = i32::try_from(std::process::id()).unwrap_or_default();
-        let boot_id = &self.host.boot_id;
-        let record = Record {
-            version: RECORD_VERSION,
-            id: plan.id.clone(),
-            name,
-            status: Status::Creating,
-            runtime: self.runtime.config().clone(),
-            flags: spec.flags.clone(),
-            sandboxed: self.runtime.is_sandbox(),
-            process: None,
-            supervisor: ProcessId::of(own, boot_id).unwrap_or_else(|| ProcessId {
-                pid: own,
-                start_time: 0,
-                boot_id: boot_id.clone(),
-            }),
-            cgroup: spec.cgroup.clone(),
-            source: plan.source.clone(),
-            rootfs: rootfs.clone(),
-            command: spec.view().command().into_iter().map(str::to_owned).collect(),
-            mounts: plan.mounts.iter().map(|mount| mount.record(self.volumes.path())).collect(),
-            network: spec.network.clone(),
-            connection: self.connection(plan, &spec.network),
-            attachment: None,
-            gpus: granted.gpus.clone(),
-            limits: Limits::of_resources(&spec.value["linux"]["resources"]).overlaid_with(&plan.limits),
-            memory_headroom_bytes: spec.memory_headroom_bytes,
-            memory_warn: plan.resources.memory_warn,
-            memory_warned: false,
-            cpu_boost: plan.resources.cpu_boost,
-            terminal: spec.view().terminal(),
-            own_pid_namespace: spec.view().own_pid_namespace(),
-            stopping: plan.stopping,
-            labels: plan.labels.clone(),
-            restarts: Restarts::by(plan.restart),
-            health_check: plan.health.clone(),
-            health: None,
-            remove: plan.remove,
-            keep_report: plan.keep_report,
-            log: plan.log,
-            journald: plan.journald.clone(),
-            background: self.background.as_ref().map(|background| background.streams.clone()),
-            pipes: PipeIds::default(),
-            clearing: Clearing::after_the_end(&spec.value, self.runtime.as_ref()),
-            sent: vec![],
-            oom_kills: 0,
-            cleared: false,
-            created: Timestamp::now(),
-            started: None,
-        };
-        container.set_reserve_aside()?;
-        container.write_edits(&spec.edits)?;
-        container.write_record(&record)?;
-        if !record.remove {
-            self.volumes.settle(&record.mounts)?;
-        }
-        fault::reached("launch.record")?;
-        Ok(record)
     }
 }
 

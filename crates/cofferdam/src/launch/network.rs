@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{LaunchError, Launcher, Prepared};
+use cofferdam_network::cni::config::DEFAULT_DIRECTORY;
+
 use crate::lifecycle::Status;
 use crate::network::{CniError, Connection, NameFiles, Names, networks};
 use crate::request::{ContainerPlan, NetworkMode, Refused, Source};
@@ -27,7 +29,7 @@ impl Launcher {
                     return Err(CniError::NoSuchNetwork {
                         name: network.clone(),
                         known: catalog.networks.into_keys().collect(),
-                        directories: vec![],
+                        directories: vec![DEFAULT_DIRECTORY.into()],
                     }
                     .into());
                 }

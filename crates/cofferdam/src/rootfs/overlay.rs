@@ -115,7 +115,7 @@ pub(crate) fn look(image: &ImageUse) -> Result<OwnedFd, OverlayError> {
         // It stays open below the descriptor, and for nobody else.
         detach(&place).and(opened)
     });
-    let removed = std::fs::remove_dir(&place).map_err(file(&place, "removed"));
+    let removed = remove_empty(&place);
     looked.and_then(|directory| removed.map(|()| directory))
 }
 
@@ -180,6 +180,23 @@ pub(crate) fn leftovers(
         text.is_ok_and(|text| text == owner.as_os_str().as_bytes())
     };
     ids.filter(|id| is_ours(id) && !is_known(id)).collect()
+}
+
+/// Takes away the places at which layers were looked into by processes that were killed meanwhile.
+pub(crate) fn sweep_looks(rootfs_dir: &Path) {
+    for entry in std::fs::read_dir(rootfs_dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker =
+            name.to_str().and_then(|name| name.strip_prefix(LOOK)?.split('-').next()?.parse::<u32>().ok());
+        let is_left = maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        if is_left && let Err(error) = detach(&entry.path()).and_then(|()| remove_empty(&entry.path())) {
+            tracing::warn!(%error, "a mount of layers is left");
+        }
+    }
+}
+
+fn remove_empty(place: &Path) -> Result<(), OverlayError> {
+    std::fs::remove_dir(place).map_err(file(place, "removed"))
 }
 
 /// The images of the root filesystems that are there, each with the container that has one.
