@@ -1,23 +1,21 @@
 //! A place to run `cofferdam` in: a state directory and a runtime of its own, counted before and after.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::census::{Census, cgroups};
+pub use crate::command::{
+    COMMAND_LIMIT, Finished, PATIENCE, Running, breathe, eventually, finish, new_command,
+};
 use crate::fixture;
+use crate::private_host::PrivateHost;
 use crate::runtimes::Choice;
-
-/// How long one command may take before the test fails. Generous: a busy machine is no fault.
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(120);
-/// How long something may take to become true.
-pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs its second argument and those after it with the first one, a directory, in place of /dev.
 const SEES_OTHER_DEVICES: &str =
@@ -37,55 +35,8 @@ pub struct Lab {
     before: Census,
     /// What its commands see in place of /dev.
     devices: OnceLock<PathBuf>,
-}
-
-/// A command that has ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// Its exit code; `None` when a signal ended it.
-    pub code: Option<i32>,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error.
-    pub stderr: String,
-}
-
-impl Finished {
-    /// Standard output as text, without white space at its end.
-    #[must_use]
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
-    }
-
-    /// Standard output as JSON.
-    ///
-    /// # Panics
-    /// When it is none.
-    #[must_use]
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
-    }
-
-    /// Panics unless the exit code is this.
-    ///
-    /// # Panics
-    /// With all that is known of the command.
-    #[track_caller]
-    pub fn expect_code(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.text(), self.stderr);
-        self
-    }
-
-    /// Panics unless it failed with this error code of cofferdam.
-    ///
-    /// # Panics
-    /// With all that is known of the command.
-    #[track_caller]
-    pub fn expect_error(self, code: &str) -> Self {
-        assert!(self.stderr.contains(&format!("error[{code}]")), "no {code}: {self:?}");
-        assert!(self.code.is_some_and(|code| code != 0), "{self:?}");
-        self
-    }
+    /// Where its commands run, if not on the machine itself.
+    host: OnceLock<PrivateHost>,
 }
 
 impl Lab {
@@ -116,6 +67,7 @@ impl Lab {
             before,
             directory,
             devices: OnceLock::new(),
+            host: OnceLock::new(),
         }
     }
 
@@ -165,9 +117,10 @@ impl Lab {
     /// A command of cofferdam in this lab, not started yet.
     #[must_use]
     pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
-        let mut command = match self.devices.get() {
-            None => new_command(&self.cofferdam),
-            Some(devices) => {
+        let mut command = match (self.devices.get(), self.host.get()) {
+            (None, None) => new_command(&self.cofferdam),
+            (None, Some(host)) => host.command(&self.cofferdam),
+            (Some(devices), _) => {
                 let mut command = new_command("unshare");
                 command
                     .args(["--mount", "sh", "-c", SEES_OTHER_DEVICES, "sh"])
@@ -196,6 +149,15 @@ impl Lab {
         self.devices.set(directory.to_owned()).expect("it is set once");
     }
 
+    /// Has all later commands run on a host of their own, whose network they may change.
+    ///
+    /// # Panics
+    /// When they run on one already, or it cannot be made.
+    pub fn move_to_private_host(&self) -> &PrivateHost {
+        self.host.set(PrivateHost::new()).expect("it is set once");
+        self.host.get().expect("it was set")
+    }
+
     /// The runtime under test comes first: it need not be installed.
     fn search_path(&self) -> OsString {
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -220,14 +182,22 @@ impl Lab {
     /// Arguments of `run` or `create` for this lab's root filesystem, before the options and the command.
     #[must_use]
     pub fn launch_args(&self, verb: &str, options: &[&str], command: &[&str]) -> Vec<String> {
-        let rootfs = self.rootfs.to_string_lossy().into_owned();
+        let rootfs = self.rootfs.to_string_lossy();
+        self.image_args(verb, &[&["--rootfs", &rootfs], options].concat(), command)
+    }
+
+    /// Arguments of `run` or `create` for an image: the options, then the image and the command.
+    #[must_use]
+    pub fn image_args(&self, verb: &str, options: &[&str], words: &[&str]) -> Vec<String> {
         let parent = if is_by_systemd() { self.parent.clone() } else { self.cgroup_parent() };
-        let mut args: Vec<String> = [verb, "--cgroup-parent", &parent, "--rootfs", &rootfs]
-            .iter()
-            .map(|arg| (*arg).to_owned())
-            .collect();
-        args.extend(options.iter().chain(command).map(|arg| (*arg).to_owned()));
-        args
+        let own = [verb, "--cgroup-parent", &parent];
+        own.iter().chain(options).chain(words).map(|arg| (*arg).to_owned()).collect()
+    }
+
+    /// `cofferdam run` of an image, and its command, to its end.
+    #[must_use]
+    pub fn run_image(&self, options: &[&str], words: &[&str]) -> Finished {
+        finish(self.command(self.image_args("run", options, words)))
     }
 
     /// `cofferdam run` of a command in this lab's root filesystem, to its end.
@@ -298,6 +268,9 @@ impl Lab {
                     .filter(|path| !path.ends_with(".lock"));
                 left.extend(kept.map(|path| format!("record {}", path.display())));
             }
+            // What a container of an image has written goes with it.
+            let written = entries(&self.data().join("rootfs")).into_iter();
+            left.extend(written.map(|path| format!("rootfs {}", path.display())));
             left
         });
     }
@@ -310,6 +283,7 @@ impl Lab {
         // A test may have put its state directory on a file system of its own.
         let own = format!(" {} ", self.state().display());
         left.retain(|line| !(line.starts_with("mount ") && line.contains(&own)));
+        left.extend(self.host.get().map(|host| host.mounts_below(self.path())).unwrap_or_default());
         for parent in cgroups(|name| name == self.parent) {
             let directories = entries(Path::new(parent.trim_start_matches("cgroup "))).into_iter();
             left.extend(
@@ -374,113 +348,6 @@ impl Drop for Lab {
             breathe();
         }
     }
-}
-
-/// A command that runs.
-#[derive(Debug)]
-pub struct Running {
-    /// The process.
-    pub child: Child,
-}
-
-impl Running {
-    /// Starts a command; its output is read when it is waited for.
-    ///
-    /// # Panics
-    /// When it cannot be started.
-    #[must_use]
-    pub fn start(mut command: Command) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        Self { child }
-    }
-
-    /// Its pid.
-    ///
-    /// # Panics
-    /// Never: pids are positive.
-    #[must_use]
-    pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("a pid fits")
-    }
-
-    /// Sends a signal to it.
-    ///
-    /// # Panics
-    /// When it cannot be sent.
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        crate::process::signal_process(self.pid(), signal);
-    }
-
-    /// Waits for its end; kills it and panics after [`COMMAND_LIMIT`].
-    ///
-    /// # Panics
-    /// When it takes too long.
-    #[must_use]
-    #[track_caller]
-    pub fn finish(mut self) -> Finished {
-        let stdout = self.child.stdout.take().map(read_all);
-        let stderr = self.child.stderr.take().map(read_all);
-        let deadline = Instant::now() + COMMAND_LIMIT;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                break status;
-            }
-            if Instant::now() > deadline {
-                // It may have ended at the last moment.
-                let _ = self.child.kill();
-                panic!("the command did not end within {COMMAND_LIMIT:?}");
-            }
-            breathe();
-        };
-        let join = |reader: Option<std::thread::JoinHandle<Vec<u8>>>| {
-            reader.map(|reader| reader.join().expect("the reader does not panic")).unwrap_or_default()
-        };
-        let stderr = String::from_utf8_lossy(&join(stderr)).into_owned();
-        Finished { code: status.code(), stdout: join(stdout), stderr }
-    }
-}
-
-fn read_all(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What could be read before an error is what there is.
-        let _ = stream.read_to_end(&mut bytes);
-        bytes
-    })
-}
-
-/// Runs a command to its end.
-#[must_use]
-#[track_caller]
-pub fn finish(command: Command) -> Finished {
-    Running::start(command).finish()
-}
-
-/// A command, for tests: the one place of the test kit that names the type's constructor.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "tests are the caller's side; nothing of them is supervised")]
-pub fn new_command(program: impl AsRef<OsStr>) -> Command {
-    Command::new(program)
-}
-
-/// Waits until something is true.
-///
-/// # Panics
-/// After [`PATIENCE`].
-#[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        breathe();
-    }
-}
-
-/// The pause between two looks at something that cannot be waited for.
-#[expect(clippy::disallowed_methods, reason = "between two looks, with a limit around them")]
-pub fn breathe() {
-    std::thread::sleep(Duration::from_millis(5));
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {

@@ -18,6 +18,7 @@ mod faults;
 mod gc;
 mod gpu;
 mod health;
+mod images;
 mod inputs;
 mod keeper;
 mod launch_options;
@@ -78,6 +79,10 @@ fn main() -> ExitCode {
         launch_options::CASES,
         mounts::CASES,
         network::CASES,
+        images::run::CASES,
+        images::store::CASES,
+        images::files::CASES,
+        images::crashes::CASES,
         restarts::CASES,
         health::CASES,
         gc::CASES,
