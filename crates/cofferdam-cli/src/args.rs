@@ -291,7 +291,7 @@ impl LaunchArgs {
             (Some(image), _, _) => (Source::Image(image), &words[1..]),
             (None, Some(path), _) => (Source::Bundle { path: absolute(path)? }, words),
             (None, None, path) => {
-                (Source::Rootfs { path: absolute(path.as_deref().unwrap_or(Path::new("")))? }, words)
+                (Source::Rootfs { path: absolute(path.as_deref().unwrap_or_else(|| Path::new("")))? }, words)
             }
         };
         let mut request = LaunchRequest::new(source);

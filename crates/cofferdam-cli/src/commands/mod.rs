@@ -93,7 +93,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Cp(args) => files::copy(&context, &args).await,
         Command::Diff { container } => files::diff(&context, &container).await,
         Command::Export { output, container } => files::export(&context, &container, output.as_deref()).await,
-        Command::Commit(args) => files::commit(&context, &args).await,
+        Command::Commit(args) => Box::pin(files::commit(&context, &args)).await,
         Command::Login(args) => image::login(args).await,
         Command::Logout { server } => image::logout(server.as_deref()).await,
         Command::Load(args) => image::load(&context, args).await,

@@ -215,7 +215,9 @@ impl Engine {
         if let Err(error) = crate::cgroup::remove_leftovers(&self.host.cgroups, &cgroup) {
             tracing::warn!(%error, "a cgroup is left of a container whose record is damaged");
         }
-        end_attachment(&self.network_dir(), &container.id).await.map_err(|error| Failure::of(&error))?;
+        Box::pin(end_attachment(&self.network_dir(), &container.id))
+            .await
+            .map_err(|error| Failure::of(&error))?;
         self.state.release_all_names(&container.id)?;
         overlay::discard(&self.rootfs_dir(), &container.id).map_err(|error| Failure::of(&error))?;
         Ok(self.state.remove_container(container)?)

@@ -98,7 +98,7 @@ impl Launcher {
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
             mounts: plan.mounts.iter().map(|mount| mount.record(self.volumes.path())).collect(),
             network: spec.network.clone(),
-            connection: self.connection(plan, &spec.network),
+            connection: self.connection(plan, &spec.network).map(Box::new),
             attachment: None,
             gpus: granted.gpus.clone(),
             limits: Limits::of_resources(&spec.value["linux"]["resources"]).overlaid_with(&plan.limits),

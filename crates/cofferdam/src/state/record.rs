@@ -111,10 +111,10 @@ pub struct Record {
     pub network: NetworkMode,
     /// What it asks of a network of CNI.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connection: Option<Connection>,
+    pub connection: Option<Box<Connection>>,
     /// What it has of that, while it has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attachment: Option<Attachment>,
+    pub attachment: Option<Box<Attachment>>,
     /// The GPUs that it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<Gpu>,

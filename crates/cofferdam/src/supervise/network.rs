@@ -38,7 +38,7 @@ impl Supervisor {
         let Some(connection) = self.record.connection.clone() else { return Ok(()) };
         // Of its last run: gVisor has taken the addresses of that away.
         (self.record.attachment, self.serving) = (None, None);
-        let connected = connection.begin(&self.container.id).await.map_err(StartError::Network)?;
+        let connected = Box::pin(connection.begin(&self.container.id)).await.map_err(StartError::Network)?;
         fault::reached("launch.network")?;
         let Connected { attachment, held, namespace, gate } = connected;
         let bundle = self.container.bundle();
@@ -56,7 +56,7 @@ impl Supervisor {
         };
         let written = NameFiles::of(self.container.path()).write(&names);
         written.map_err(|error| StartError::Network(error.into()))?;
-        (self.record.attachment, self.held_ports) = (Some(attachment), held);
+        (self.record.attachment, self.held_ports) = (Some(Box::new(attachment)), held);
         self.serve(gate)
     }
 
@@ -65,7 +65,7 @@ impl Supervisor {
         let (Some(connection), Some(attachment)) = (&self.record.connection, &self.record.attachment) else {
             return;
         };
-        let opened = connection.reopen_gate(attachment).await;
+        let opened = Box::pin(connection.reopen_gate(attachment)).await;
         let served = opened.map_err(StartError::Network).and_then(|gate| self.serve(gate));
         if let Err(error) = served {
             tracing::warn!(error = %Failure::of(&error), "what it may reach is held, and its names are not resolved");

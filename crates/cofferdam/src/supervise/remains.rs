@@ -65,7 +65,7 @@ impl<'a> Remains<'a> {
         let RuntimeConfig { root, binary, .. } = &record.runtime;
         let program = binary.file_name().unwrap_or_default();
         let (cgroup, headroom_bytes) = (record.cgroup.as_ref(), record.memory_headroom_bytes);
-        let connection = record.connection.as_ref();
+        let connection = record.connection.as_deref();
         Self { host, runtime, root, program, container, target, cgroup, headroom_bytes, connection }
     }
 
@@ -172,7 +172,7 @@ pub(crate) async fn clear_away(remains: Remains<'_>, clearing: Clearing, errors:
         errors.push(failure("something of the container is left", &error));
     }
     if let Some(connection) = remains.connection
-        && let Err(error) = connection.end(&remains.container.id).await
+        && let Err(error) = Box::pin(connection.end(&remains.container.id)).await
     {
         errors.push(Failure::of(&error));
     }

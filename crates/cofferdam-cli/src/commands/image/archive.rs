@@ -18,7 +18,7 @@ use crate::progress::Shown;
 /// Reads all images of an archive, or a layout, and prints what docker prints.
 pub(crate) async fn load(context: &Context, args: LoadArgs) -> Result<u8, CliError> {
     let store = store(context)?;
-    let input = args.input.as_deref().unwrap_or(Path::new("/dev/stdin"));
+    let input = args.input.as_deref().unwrap_or_else(|| Path::new("/dev/stdin"));
     let shown = Shown::unless(args.quiet);
     for image in images(input, &store)? {
         let names: Vec<String> =
@@ -78,7 +78,8 @@ struct NewFile<'a> {
 
 impl<'a> NewFile<'a> {
     fn create(path: &'a Path) -> Result<Self, CliError> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let file = tempfile::Builder::new().prefix(".cofferdam-save-").tempfile_in(folder);
         Ok(Self { path, file: file.map_err(|error| unwritable(path, &error))? })
     }

@@ -79,7 +79,7 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<u8, CliError>
     let is_wanted = |image: &Listed| {
         let Some(wanted) = &wanted else { return true };
         let repository = |name: &str| {
-            name.rsplit_once(':').map_or(name.to_owned(), |(repository, _)| repository.to_owned())
+            name.rsplit_once(':').map_or_else(|| name.to_owned(), |(repository, _)| repository.to_owned())
         };
         image.names.iter().any(|name| name == wanted || !is_tagged && repository(name) == repository(wanted))
     };
