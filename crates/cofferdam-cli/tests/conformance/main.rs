@@ -7,6 +7,7 @@
 
 mod adoption;
 mod attach;
+mod bridge;
 mod bulk;
 mod cdi;
 mod crashes;
@@ -79,6 +80,7 @@ fn main() -> ExitCode {
         launch_options::CASES,
         mounts::CASES,
         network::CASES,
+        bridge::CASES,
         images::run::CASES,
         images::store::CASES,
         images::files::CASES,
