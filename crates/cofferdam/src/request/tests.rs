@@ -125,13 +125,15 @@ fn users_are_never_read_as_somebody_else() {
 
 #[test]
 fn networks_are_checked() {
-    for text in ["", "bridge", "ns:", "ns:x", "none:", "host:x"] {
+    for text in ["", "-x", "a b", "ns:", "ns:x", "none:", "host:x", "container:"] {
         assert!(NetworkMode::parse(text).is_err(), "{text:?}");
     }
     assert_eq!(
         NetworkMode::parse("ns:/run/netns/x"),
         Ok(NetworkMode::Namespace { path: "/run/netns/x".into() })
     );
+    assert_eq!(NetworkMode::parse("bridge"), Ok(NetworkMode::Cni { network: "bridge".into() }));
+    assert_eq!(NetworkMode::parse("container:web"), Ok(NetworkMode::Container { container: "web".into() }));
 }
 
 #[test]
