@@ -15,7 +15,7 @@ use crate::error::Failure;
 use crate::event::Happening;
 use crate::fault;
 use crate::lifecycle::Verb;
-use crate::network::{ConnectError, Connected, NameFiles, Names};
+use crate::network::{ConnectError, Connected, HeldPorts, NameFiles, Names};
 use crate::spec::SpecView;
 
 /// Denials that wait to be written down at once; more are counted.
@@ -36,8 +36,9 @@ impl Supervisor {
     /// Attaches the container to its network, if it has one of CNI. What is made is taken away with the rest of it.
     pub(super) async fn connect(&mut self) -> Result<(), StartError> {
         let Some(connection) = self.record.connection.clone() else { return Ok(()) };
-        // Of its last run: gVisor has taken the addresses of that away.
+        // Of its last run: gVisor has taken the addresses of that away, and its ports must be free.
         (self.record.attachment, self.serving) = (None, None);
+        self.held_ports = HeldPorts::default();
         let connected = Box::pin(connection.begin(&self.container.id)).await.map_err(StartError::Network)?;
         fault::reached("launch.network")?;
         let Connected { attachment, held, namespace, gate } = connected;
