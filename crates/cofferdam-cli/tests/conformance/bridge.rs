@@ -135,7 +135,7 @@ fn a_port_is_given_once(lab: &Lab) {
     eventually("the first answers", || fetch(host, "127.0.0.1:8080") == "web");
     drop(lab.cofferdam(&["rm", "--force", "web"]).expect_code(0));
     let mut other = host.command("busybox");
-    other.args(["nc", "-l", "-s", "127.0.0.1", "-p", "8080"]);
+    other.args(["httpd", "-f", "-p", "127.0.0.1:8080"]);
     let mut other = Running::start(other);
     eventually("another program listens", || host.shell("ss -ltn").text().contains(":8080"));
     drop(lab.run(&["--rm", "-p", "8080:80"], &["true"]).expect_code(125).expect_error("E0407"));
