@@ -232,13 +232,18 @@ impl Engine {
     fn collect_rootfs(&self, only_show: bool, found: &mut Vec<Leftover>) {
         let rootfs_dir = self.rootfs_dir();
         let is_known = |id: &ContainerId| self.state.container(id).path().exists();
-        if !only_show {
-            overlay::sweep_looks(&rootfs_dir);
-        }
         for id in overlay::leftovers(&rootfs_dir, self.state.path(), is_known) {
             let mut item = leftover(LeftoverKind::Rootfs, id.to_string(), "its container is gone", false);
             if !only_show {
                 item.take(overlay::discard(&rootfs_dir, &id).map_err(|error| Failure::of(&error).into()));
+            }
+            found.push(item);
+        }
+        for place in overlay::abandoned_looks(&rootfs_dir) {
+            let why = "whoever looked into layers there is gone";
+            let mut item = leftover(LeftoverKind::Rootfs, show(&place), why, false);
+            if !only_show {
+                item.take(overlay::end_look(&place).map_err(|error| Failure::of(&error).into()));
             }
             found.push(item);
         }

@@ -115,7 +115,7 @@ pub(crate) fn look(image: &ImageUse) -> Result<OwnedFd, OverlayError> {
         // It stays open below the descriptor, and for nobody else.
         detach(&place).and(opened)
     });
-    let removed = remove_empty(&place);
+    let removed = std::fs::remove_dir(&place).map_err(file(&place, "removed"));
     looked.and_then(|directory| removed.map(|()| directory))
 }
 
@@ -182,21 +182,27 @@ pub(crate) fn leftovers(
     ids.filter(|id| is_ours(id) && !is_known(id)).collect()
 }
 
-/// Takes away the places at which layers were looked into by processes that were killed meanwhile.
-pub(crate) fn sweep_looks(rootfs_dir: &Path) {
-    for entry in std::fs::read_dir(rootfs_dir).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let maker =
-            name.to_str().and_then(|name| name.strip_prefix(LOOK)?.split('-').next()?.parse::<u32>().ok());
-        let is_left = maker.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
-        if is_left && let Err(error) = detach(&entry.path()).and_then(|()| remove_empty(&entry.path())) {
-            tracing::warn!(%error, "a mount of layers is left");
-        }
-    }
+/// Places at which somebody looked into layers who was killed meanwhile.
+pub(crate) fn abandoned_looks(rootfs_dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(rootfs_dir).into_iter().flatten().flatten();
+    let is_abandoned = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix(LOOK));
+        let pid = name.and_then(|name| name.split_once('-')?.0.parse::<u32>().ok());
+        pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    };
+    entries.map(|entry| entry.path()).filter(is_abandoned).collect()
 }
 
-fn remove_empty(place: &Path) -> Result<(), OverlayError> {
-    std::fs::remove_dir(place).map_err(file(place, "removed"))
+/// Takes such a place away.
+///
+/// # Errors
+/// [`OverlayError::File`].
+pub(crate) fn end_look(place: &Path) -> Result<(), OverlayError> {
+    detach(place)?;
+    match std::fs::remove_dir(place) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(file(place, "removed")),
+    }
 }
 
 /// The images of the root filesystems that are there, each with the container that has one.
