@@ -24,7 +24,7 @@ pub(crate) use image::{
     CommitArgs, CopyArgs, ImageCommand, ImagesArgs, LoadArgs, LoginArgs, PullArgs, RmiArgs, SaveArgs,
     SaveFormat, TagArgs,
 };
-use image::{NAMES, PULL_EXAMPLES};
+use image::PULL_EXAMPLES;
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
@@ -156,7 +156,7 @@ pub(crate) enum Command {
         container: String,
     },
     /// Fetch images from a registry, a directory or an archive
-    #[command(after_help = PULL_EXAMPLES, after_long_help = [NAMES, PULL_EXAMPLES].join("\n\n"))]
+    #[command(after_help = PULL_EXAMPLES)]
     Pull(PullArgs),
     /// List images
     Images(ImagesArgs),

@@ -7,15 +7,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::args::RegistryArgs;
 
 pub(crate) const PULL_EXAMPLES: &str = "\
+A name is resolved as docker does: alpine is docker.io/library/alpine:latest.
+Other places: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME].
+
 Examples:
   cofferdam pull alpine:3.20
   cofferdam pull registry.example:5000/team/app@sha256:…
   cofferdam pull oci:build/app:latest";
-
-/// What an image is called decides where it comes from.
-pub(crate) const NAMES: &str = "\
-A name is resolved as docker does: alpine is docker.io/library/alpine:latest.
-Other places: oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME].";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PullArgs {
