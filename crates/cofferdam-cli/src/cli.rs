@@ -20,11 +20,11 @@ use cofferdam::request::LogRequest;
 use cdi::CDI_EXAMPLES;
 pub(crate) use cdi::{CdiCommand, CdiFormat};
 pub(crate) use exec::{ExecArgs, SessionCommand};
+use image::PULL_EXAMPLES;
 pub(crate) use image::{
     CommitArgs, CopyArgs, ImageCommand, ImagesArgs, LoadArgs, LoginArgs, PullArgs, RmiArgs, SaveArgs,
     SaveFormat, TagArgs,
 };
-use image::PULL_EXAMPLES;
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};

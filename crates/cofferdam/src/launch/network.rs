@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{LaunchError, Launcher, Prepared};
 use cofferdam_network::cni::config::DEFAULT_DIRECTORY;
 
+use super::{LaunchError, Launcher, Prepared};
 use crate::lifecycle::Status;
 use crate::network::{CniError, Connection, NameFiles, Names, networks};
 use crate::request::{ContainerPlan, NetworkMode, Refused, Source};
