@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use cofferdam::request::{ImageDefaults, ImageUse};
 use cofferdam::rootfs::images_in_use;
-use cofferdam_image::local::LocalReference;
 use cofferdam_image::oci_spec::image::ImageConfiguration;
 use cofferdam_image::progress::Progress;
-use cofferdam_image::reference::{Reference, reference};
+use cofferdam_image::reference::ImageName;
 use cofferdam_image::source::ImageSource;
 use cofferdam_image::store::{Hold, InUse, Users};
 use cofferdam_image::{Image, ImageError, Platform, Store};
@@ -56,7 +55,7 @@ pub(crate) async fn obtain(context: &Context, text: &str, args: &ImageArgs) -> R
         }
         _ => {
             note(format_args!("fetching {text}"));
-            fetch(&store, &Place::parse(text)?, &platform, &args.registry, &shown).await?
+            fetch(&store, &ImageName::parse(text)?, &platform, &args.registry, &shown).await?
         }
     };
     let layers = store.layers(&image, &shown).await?;
@@ -71,33 +70,17 @@ pub(crate) async fn obtain(context: &Context, text: &str, args: &ImageArgs) -> R
     Ok(Obtained { image: Box::new(image), _hold: hold })
 }
 
-/// Where an image is said to be.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
-    Registry(Reference),
-    Local(LocalReference),
-}
-
-impl Place {
-    pub(crate) fn parse(text: &str) -> Result<Self, ImageError> {
-        match LocalReference::parse(text)? {
-            Some(local) => Ok(Self::Local(local)),
-            None => reference(text.strip_prefix("docker://").unwrap_or(text)).map(Self::Registry),
-        }
-    }
-}
-
 /// Brings an image into the store, under its own name if it has one.
 pub(crate) async fn fetch(
     store: &Store,
-    place: &Place,
+    name: &ImageName,
     platform: &Platform,
     registry: &RegistryArgs,
     progress: &dyn Progress,
 ) -> Result<Image, CliError> {
-    let (source, name): (Box<dyn ImageSource>, _) = match place {
-        Place::Local(local) => (Box::new(local.open(store)?), None),
-        Place::Registry(reference) => {
+    let (source, name): (Box<dyn ImageSource>, _) = match name {
+        ImageName::Local(local) => (Box::new(local.open(store)?), None),
+        ImageName::Registry(reference) => {
             (Box::new(registry.client()?.source(reference)), Some(reference.whole()))
         }
     };
@@ -110,10 +93,10 @@ pub(crate) fn find(
     text: &str,
     wanted: Option<&Platform>,
 ) -> Result<Option<(Image, String)>, CliError> {
-    let names = match Place::parse(text) {
-        Ok(Place::Registry(reference)) => vec![reference.whole(), text.to_owned()],
+    let names = match ImageName::parse(text) {
+        Ok(ImageName::Registry(reference)) => vec![reference.whole(), text.to_owned()],
         // What lies elsewhere may have changed since.
-        Ok(Place::Local(_)) => vec![],
+        Ok(ImageName::Local(_)) => vec![],
         // It may be an id.
         Err(_) => vec![text.to_owned()],
     };

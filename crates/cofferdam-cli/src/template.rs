@@ -6,7 +6,20 @@
 use cofferdam::error::{Code, Failure};
 use serde_json::Value;
 
-use crate::output::CliError;
+use crate::output::{CliError, print, print_json};
+
+/// The template of a `--format`; none for JSON, which is also what is printed without one.
+pub(crate) fn of_format(format: Option<&str>) -> Result<Option<Template>, CliError> {
+    format.filter(|format| *format != "json").map(Template::parse).transpose()
+}
+
+/// Prints each value by the template, or all of them as a list of JSON.
+pub(crate) fn print_values(template: Option<&Template>, values: &[Value]) -> Result<(), CliError> {
+    match template {
+        Some(template) => values.iter().try_for_each(|value| print(template.render(value)?)),
+        None => print_json(&values),
+    }
+}
 
 /// One piece of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]

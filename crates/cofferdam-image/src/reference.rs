@@ -7,11 +7,11 @@
 //! that is verified.
 
 use std::fmt;
-use std::path::PathBuf;
 
 pub use oci_spec::distribution::Reference;
 
 use crate::error::ImageError;
+use crate::local::LocalReference;
 
 /// The registry that a name without one means.
 pub const DOCKER_HUB: &str = "docker.io";
@@ -27,27 +27,8 @@ const OTHER_TRANSPORTS: [&str; 5] = ["containers-storage", "dir", "docker-daemon
 pub enum ImageName {
     /// In a registry: `alpine`, `docker://alpine:3.20`.
     Registry(Reference),
-    /// In a directory with an OCI image layout: `oci:DIR[:NAME]`.
-    OciLayout {
-        /// The directory, as it was written.
-        directory: PathBuf,
-        /// Which of its images, by the annotation `org.opencontainers.image.ref.name`; nothing where there is but one.
-        selector: Option<String>,
-    },
-    /// In a tar file of an OCI image layout: `oci-archive:FILE[:NAME]`.
-    OciArchive {
-        /// The file, as it was written.
-        file: PathBuf,
-        /// Which of its images, as for a layout.
-        selector: Option<String>,
-    },
-    /// In a file of `docker save`: `docker-archive:FILE[:NAME]`.
-    DockerArchive {
-        /// The file, as it was written.
-        file: PathBuf,
-        /// Which of its images, by a name in its `RepoTags`, in the canonical form; nothing where there is but one.
-        selector: Option<String>,
-    },
+    /// In a directory or an archive: `oci:DIR`, `oci-archive:FILE`, `docker-archive:FILE`.
+    Local(LocalReference),
 }
 
 impl ImageName {
@@ -62,26 +43,10 @@ impl ImageName {
         if let Some(rest) = text.strip_prefix("docker://") {
             return reference(rest).map(Self::Registry);
         }
-        let split = |rest: &str| {
-            // The first colon, as skopeo has it: a path with one in it cannot be written.
-            let (path, selector) = rest.split_once(':').unwrap_or((rest, ""));
-            if path.is_empty() {
-                return Err(bad(text, "a path belongs after the first colon"));
-            }
-            Ok((PathBuf::from(path), Some(selector.to_owned()).filter(|selector| !selector.is_empty())))
-        };
+        if let Some(local) = LocalReference::parse(text)? {
+            return Ok(Self::Local(local));
+        }
         match text.split_once(':') {
-            Some(("oci", rest)) => {
-                split(rest).map(|(directory, selector)| Self::OciLayout { directory, selector })
-            }
-            Some(("oci-archive", rest)) => {
-                split(rest).map(|(file, selector)| Self::OciArchive { file, selector })
-            }
-            Some(("docker-archive", rest)) => {
-                let (file, selector) = split(rest)?;
-                let selector = selector.map(|name| reference(&name).map(|name| name.whole())).transpose()?;
-                Ok(Self::DockerArchive { file, selector })
-            }
             Some(("http" | "https", rest)) if rest.starts_with("//") => {
                 Err(bad(text, "the name of an image is no URL: write it without the scheme"))
             }
@@ -97,7 +62,7 @@ impl ImageName {
     pub fn familiar(&self) -> String {
         match self {
             Self::Registry(reference) => familiar(reference),
-            Self::OciLayout { .. } | Self::OciArchive { .. } | Self::DockerArchive { .. } => self.to_string(),
+            Self::Local(local) => local.to_string(),
         }
     }
 }
@@ -105,14 +70,10 @@ impl ImageName {
 /// The canonical form: two names of one image in a registry have the same.
 impl fmt::Display for ImageName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (transport, path, selector) = match self {
-            Self::Registry(reference) => return write!(f, "{reference}"),
-            Self::OciLayout { directory, selector } => ("oci", directory, selector),
-            Self::OciArchive { file, selector } => ("oci-archive", file, selector),
-            Self::DockerArchive { file, selector } => ("docker-archive", file, selector),
-        };
-        write!(f, "{transport}:{}", path.display())?;
-        selector.iter().try_for_each(|selector| write!(f, ":{selector}"))
+        match self {
+            Self::Registry(reference) => reference.fmt(f),
+            Self::Local(local) => local.fmt(f),
+        }
     }
 }
 

@@ -7,12 +7,11 @@ use serde_json::{Value, json};
 
 use crate::cli::InspectArgs;
 use crate::context::Context;
-use crate::output::{CliError, OUR_FAILURE, print, print_failure, print_json};
-use crate::template::Template;
+use crate::output::{CliError, OUR_FAILURE, print_failure, print_json};
+use crate::template::{of_format, print_values};
 
 pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<u8, CliError> {
-    let template =
-        args.format.as_deref().filter(|format| *format != "json").map(Template::parse).transpose()?;
+    let template = of_format(args.format.as_deref())?;
     let (mut values, mut code) = (Vec::new(), 0);
     for name in &args.containers.containers {
         let value = match context.engine.find(name).await {
@@ -33,14 +32,7 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<u8, 
             }
         }
     }
-    match template {
-        Some(template) => {
-            for value in &values {
-                print(template.render(value)?)?;
-            }
-        }
-        None => print_json(&values)?,
-    }
+    print_values(template.as_ref(), &values)?;
     Ok(code)
 }
 

@@ -13,7 +13,7 @@ use crate::cli::VolumeCommand;
 use crate::context::Context;
 use crate::output::{CliError, OUR_FAILURE, print, print_failure, print_json, warn};
 use crate::table::render;
-use crate::template::Template;
+use crate::template::{Template, of_format, print_values};
 
 pub(super) fn run(context: &Context, command: VolumeCommand) -> Result<u8, CliError> {
     let store = context.engine.volumes();
@@ -72,7 +72,7 @@ fn list(store: &VolumeStore, filters: &[String], quiet: bool, format: Option<&st
 }
 
 fn inspect(store: &VolumeStore, format: Option<&str>, names: &[String]) -> Result<u8, CliError> {
-    let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
+    let template = of_format(format)?;
     let (mut values, mut code) = (Vec::new(), 0);
     for name in names {
         let value =
@@ -85,14 +85,7 @@ fn inspect(store: &VolumeStore, format: Option<&str>, names: &[String]) -> Resul
             }
         }
     }
-    match template {
-        Some(template) => {
-            for value in &values {
-                print(template.render(value)?)?;
-            }
-        }
-        None => print_json(&values)?,
-    }
+    print_values(template.as_ref(), &values)?;
     Ok(code)
 }
 

@@ -7,6 +7,7 @@ mod archive;
 mod docker;
 mod layout;
 
+use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use oci_spec::image::{Descriptor, ImageIndex};
 use crate::digest;
 use crate::error::ImageError;
 use crate::manifest;
+use crate::reference::reference;
 use crate::source::{BlobStream, ImageSource, MANIFEST_LIMIT};
 use crate::store::files::open_regular;
 use crate::store::{Store, blocking};
@@ -78,7 +80,13 @@ impl LocalReference {
             );
             return Err(ImageError::BadReference { reference: text.into(), why });
         }
-        let which = which.filter(|which| !which.is_empty()).map(str::to_owned);
+        let which = match which.filter(|which| !which.is_empty()) {
+            // Names in them are those of registries.
+            Some(name) if kind == Kind::DockerArchive && !name.starts_with('@') => {
+                Some(reference(name)?.whole())
+            }
+            which => which.map(str::to_owned),
+        };
         Ok(Some(Self { kind, path: path.into(), which }))
     }
 
@@ -95,6 +103,21 @@ impl LocalReference {
             Kind::DockerArchive => docker::images(Arc::new(Archive::open(&self.path, store)?))?,
         };
         pick(&self.path, images, self.which.as_deref())
+    }
+}
+
+impl fmt::Display for LocalReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = match self.kind {
+            Kind::Layout => "oci",
+            Kind::LayoutArchive => "oci-archive",
+            Kind::DockerArchive => "docker-archive",
+        };
+        write!(f, "{transport}:{}", self.path.display())?;
+        match &self.which {
+            Some(digest) if digest.starts_with('@') => f.write_str(digest),
+            which => which.iter().try_for_each(|name| write!(f, ":{name}")),
+        }
     }
 }
 

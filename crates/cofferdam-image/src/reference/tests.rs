@@ -102,23 +102,16 @@ fn names_are_as_long_as_docker_lets_them_be() {
 
 #[test]
 fn other_places_are_named_by_their_transport() {
-    let some = |text: &str| Some(text.to_owned());
-    assert_eq!(
-        ImageName::parse("oci:/a/layout").unwrap(),
-        ImageName::OciLayout { directory: "/a/layout".into(), selector: None }
-    );
-    assert_eq!(
-        ImageName::parse("oci:layout:3.20").unwrap(),
-        ImageName::OciLayout { directory: "layout".into(), selector: some("3.20") }
-    );
-    assert_eq!(
-        ImageName::parse("oci-archive:a.tar:b:c").unwrap(),
-        ImageName::OciArchive { file: "a.tar".into(), selector: some("b:c") }
-    );
-    assert_eq!(
-        ImageName::parse("docker-archive:a.tar:alpine").unwrap(),
-        ImageName::DockerArchive { file: "a.tar".into(), selector: some("docker.io/library/alpine:latest") }
-    );
+    for (text, canonical) in [
+        ("oci:/a/layout", "oci:/a/layout"),
+        ("oci:layout:3.20", "oci:layout:3.20"),
+        ("oci-archive:a.tar:b:c", "oci-archive:a.tar:b:c"),
+        ("docker-archive:a.tar:alpine", "docker-archive:a.tar:docker.io/library/alpine:latest"),
+    ] {
+        let name = ImageName::parse(text).unwrap();
+        assert!(matches!(name, ImageName::Local(_)), "{text}");
+        assert_eq!((name.to_string().as_str(), name.familiar().as_str()), (canonical, canonical));
+    }
     for text in ["oci:", "oci-archive::x", "docker-archive:a.tar:UPPER"] {
         assert!(matches!(ImageName::parse(text), Err(ImageError::BadReference { .. })), "{text}");
     }

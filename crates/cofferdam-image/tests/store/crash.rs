@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam_image::Store;
 use cofferdam_image::progress::Silent;
@@ -25,6 +25,17 @@ fn made(place: &Path) -> (Made, String) {
     (made, reference)
 }
 
+/// How many bytes all files below a folder have, which may be written and moved meanwhile.
+fn bytes_in(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(about) if about.is_dir() => bytes_in(&entry.path()),
+        Ok(about) => about.len(),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
+}
+
 /// All that is whole in the store, each with what changes when it is made anew.
 fn whole(store: &Store) -> BTreeMap<PathBuf, u64> {
     let mut found = BTreeMap::new();
@@ -41,17 +52,20 @@ pub(crate) async fn whoever_is_killed_leaves_a_store_that_is_whole() {
     let place = tempfile::tempdir().unwrap();
     let (made, reference) = made(place.path());
     let notes = place.path().join("notes");
-    let start = Instant::now();
-    assert!(worker(&place.path().join("timed"), &reference, &notes).wait().unwrap().success());
-    let takes = start.elapsed();
+    let complete = place.path().join("complete");
+    assert!(worker(&complete, &reference, &notes).wait().unwrap().success());
+    let whole_bytes = bytes_in(&complete);
     let (mut left, mut kinds) = (0, [0; 3]);
     for kill in 0..KILLS {
         let path = place.path().join(format!("store{kill}"));
         let mut child = worker(&path, &reference, &notes);
-        // At moments spread over the whole of it, in an order that has none.
-        let part = f64::from((kill * 11) % KILLS + 1) / f64::from(KILLS);
-        tokio::time::sleep(takes.mul_f64(part)).await;
-        child.kill().unwrap();
+        // When it has done a part of the whole, in an order that has none.
+        let part_bytes = whole_bytes * u64::from((kill * 11) % KILLS + 1) / u64::from(KILLS);
+        while child.try_wait().unwrap().is_none() && bytes_in(&path) < part_bytes {
+            std::thread::yield_now();
+        }
+        // One that has ended is killed no more.
+        let _ = child.kill();
         child.wait().unwrap();
         let store = Store::open(&path).unwrap();
         let verified = store.verify().await.unwrap();

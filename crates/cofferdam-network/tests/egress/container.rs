@@ -1,23 +1,21 @@
 //! A container behind a gate: a namespace in which a runtime would run it.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use cofferdam_network::egress::{Gate, GateError, Policy, Told, Uplink};
-use cofferdam_network::{ProgramCall, ProgramEnd, ProgramStatus, Programs};
+use cofferdam_network::{ProgramCall, ProgramEnd, Programs};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::dns;
 use crate::host::{add_to_bridge, namespace, serve};
+use crate::programs::TokioPrograms;
 
 /// How long a denial may take to be told.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
@@ -155,28 +153,11 @@ pub(crate) struct RealPrograms {
 
 #[async_trait]
 impl Programs for RealPrograms {
-    #[expect(clippy::disallowed_methods, reason = "a test reaps its children itself")]
-    async fn run(&self, call: ProgramCall) -> io::Result<ProgramEnd> {
-        let mut child = tokio::process::Command::new(&call.program)
-            .args(&call.args)
-            .env_clear()
-            .envs(call.env)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut script = call.stdin;
+    async fn run(&self, mut call: ProgramCall) -> io::Result<ProgramEnd> {
         if self.is_broken.load(Ordering::Relaxed) {
             // The last line: all before it must be undone.
-            script.extend_from_slice(b"add rule inet cofferdam nowhere accept\n");
+            call.stdin.extend_from_slice(b"add rule inet cofferdam nowhere accept\n");
         }
-        child.stdin.take().unwrap().write_all(&script).await?;
-        let output = child.wait_with_output().await?;
-        let status = match output.status.code() {
-            Some(code) => ProgramStatus::Exited(code),
-            None => ProgramStatus::Signaled(output.status.signal().unwrap()),
-        };
-        Ok(ProgramEnd { status, stdout: output.stdout, stderr: output.stderr })
+        TokioPrograms.run(call).await
     }
 }

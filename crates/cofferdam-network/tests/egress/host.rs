@@ -7,14 +7,11 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
 use cofferdam_network::namespace::enter;
 
+pub(crate) use crate::own_host::{command, run_inside, sh, text, trial_inside, try_sh};
 use crate::probe::{echo_tcp, echo_udp};
-
-/// The variable that names the trial inside of its host.
-const TRIAL: &str = "COFFERDAM_EGRESS_TRIAL";
 
 /// Addresses of the internet. One is what clouds have their metadata at.
 pub(crate) const INTERNET: [&str; 8] = [
@@ -34,43 +31,6 @@ pub(crate) const OTHER: [&str; 2] = ["10.88.0.3", "fd88::3"];
 
 /// Ports with an echo behind them, by TCP and UDP, at every address.
 pub(crate) const PORTS: [u16; 2] = [80, 443];
-
-pub(crate) fn trial_inside() -> Option<String> {
-    std::env::var(TRIAL).ok()
-}
-
-/// Runs this binary again on a host of its own.
-pub(crate) fn run_inside(name: &str) {
-    let own = std::env::current_exe().unwrap();
-    let words = "--net --mount --propagation private --pid --fork --kill-child --mount-proc";
-    let mut words: Vec<&str> = words.split(' ').collect();
-    words.push(own.to_str().unwrap());
-    let output = command("unshare", &words).env(TRIAL, name).output().unwrap();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test runs commands")]
-pub(crate) fn command(program: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null());
-    command
-}
-
-pub(crate) fn try_sh(script: &str) -> Output {
-    command("/bin/sh", &["-ec", script]).output().unwrap()
-}
-
-/// Runs a script that must succeed, and gives what it writes.
-#[track_caller]
-pub(crate) fn sh(script: &str) -> String {
-    let output = try_sh(script);
-    assert!(output.status.success(), "{script}: {}", text(&output.stderr));
-    text(&output.stdout).trim_end().to_owned()
-}
-
-pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 pub(crate) fn namespace(name: &str) -> PathBuf {
     Path::new("/run/netns").join(name)

@@ -2,6 +2,11 @@
 //! and process namespaces that go with it.
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
+#[path = "../common/own_host.rs"]
+mod own_host;
+#[path = "../common/programs.rs"]
+mod programs;
+
 mod attacks;
 mod changes;
 mod container;

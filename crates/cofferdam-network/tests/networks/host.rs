@@ -4,49 +4,25 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cofferdam_network::bridge::BridgeOptions;
 use cofferdam_network::{AttachRequest, Networks, Places};
+use cofferdam_testkit::lab::new_command;
 
+use crate::own_host::TRIAL;
+pub(crate) use crate::own_host::{command, run_inside, sh, trial_inside, try_sh};
 use crate::programs::TokioPrograms;
 
-/// The variable that names the trial inside of its host.
-const TRIAL: &str = "COFFERDAM_NETWORK_TRIAL";
 /// A link to the directory of fake plugins, for all processes of a host.
 pub(crate) const FAKES: &str = "/run/fakes";
 /// How long something may take to become true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) fn trial_inside() -> Option<String> {
-    std::env::var(TRIAL).ok()
-}
-
-/// Runs this binary again on a host of its own.
-pub(crate) fn run_inside(name: &str) {
-    let own = std::env::current_exe().unwrap();
-    let own = own.to_str().unwrap();
-    let words = [
-        "--net",
-        "--mount",
-        "--propagation",
-        "private",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        own,
-    ];
-    let output = command("unshare", &words).env(TRIAL, name).output().unwrap();
-    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-}
-
 /// Starts this binary again on the same host, to be killed. It attaches a container again and again.
-#[expect(clippy::disallowed_methods, reason = "a test runs commands")]
 pub(crate) fn start_attacher(id: &str, network: &str) -> std::process::Child {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = new_command(std::env::current_exe().unwrap());
     command.env(TRIAL, crate::gc::ATTACHER).env("ID", id).env("NETWORK", network).spawn().unwrap()
 }
 
@@ -56,29 +32,6 @@ pub(crate) fn prepare() {
         sh(&format!("mount -t {kind} {kind} {target}"));
     }
     sh("ip link set lo up");
-}
-
-#[expect(clippy::disallowed_methods, reason = "a test runs commands")]
-pub(crate) fn command(program: &str, words: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(words).stdin(Stdio::null());
-    command
-}
-
-pub(crate) fn try_sh(script: &str) -> Output {
-    command("/bin/sh", &["-ec", script]).output().unwrap()
-}
-
-/// Runs a script that must succeed, and gives what it writes.
-#[track_caller]
-pub(crate) fn sh(script: &str) -> String {
-    let output = try_sh(script);
-    assert!(output.status.success(), "{script}: {}", text(&output.stderr));
-    text(&output.stdout).trim_end().to_owned()
-}
-
-pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Waits until something is so.

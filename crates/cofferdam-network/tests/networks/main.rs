@@ -1,6 +1,11 @@
 //! Networks with the real plugins, each trial on a host of its own: network and mount namespaces that go with it.
 #![expect(clippy::unwrap_used, reason = "this is a test, though not one of the standard harness")]
 
+#[path = "../common/own_host.rs"]
+mod own_host;
+#[path = "../common/programs.rs"]
+mod programs;
+
 mod attach;
 mod conformance;
 mod fake;
@@ -11,7 +16,6 @@ mod host;
 mod hostile;
 mod kinds;
 mod pool;
-mod programs;
 
 use std::process::ExitCode;
 

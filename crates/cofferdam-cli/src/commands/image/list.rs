@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::images::{find_here, store};
 use crate::output::{CliError, print, print_json};
 use crate::table;
-use crate::template::Template;
+use crate::template::{Template, of_format, print_values};
 
 /// How many digits of an id are shown.
 const SHOWN_DIGITS: usize = 12;
@@ -93,7 +93,7 @@ pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<u8, CliError>
         Some("json") => print_json(&images)?,
         Some(text) => {
             let template = Template::parse(text)?;
-            images.iter().try_for_each(|image| print(template.render(&template_value(image)?)?))?;
+            images.iter().try_for_each(|image| print(template.render(&to_value(image)?)?))?;
         }
     }
     Ok(0)
@@ -117,18 +117,13 @@ pub(super) fn inspect(context: &Context, names: &[String], format: Option<&str>)
         config: cofferdam_image::oci_spec::image::ImageConfiguration,
     }
     let store = store(context)?;
-    let template = format.filter(|format| *format != "json").map(Template::parse).transpose()?;
-    let mut all = Vec::new();
+    let template = of_format(format)?;
+    let mut values = Vec::new();
     for name in names {
         let (image, _) = find_here(&store, name)?;
-        all.push(Inspected { listed: Listed::of(&image), config: image.config });
+        values.push(to_value(&Inspected { listed: Listed::of(&image), config: image.config })?);
     }
-    match template {
-        Some(template) => {
-            all.iter().try_for_each(|image| print(template.render(&template_value(image)?)?))?
-        }
-        None => print_json(&all)?,
-    }
+    print_values(template.as_ref(), &values)?;
     Ok(0)
 }
 
@@ -141,6 +136,6 @@ fn created_ago(created: Option<&str>) -> String {
     created.and_then(|text| text.parse::<Timestamp>().ok()).map_or_else(|| "-".to_owned(), ago)
 }
 
-fn template_value(value: &impl Serialize) -> Result<serde_json::Value, CliError> {
+fn to_value(value: &impl Serialize) -> Result<serde_json::Value, CliError> {
     serde_json::to_value(value).map_err(|error| CliError::internal("no JSON", &error))
 }

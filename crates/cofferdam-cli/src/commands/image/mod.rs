@@ -6,11 +6,11 @@ mod login;
 mod remove;
 
 use cofferdam_image::ImageError;
-use cofferdam_image::reference::reference;
+use cofferdam_image::reference::{ImageName, reference};
 
 use crate::cli::{ImageCommand, PullArgs, TagArgs};
 use crate::context::Context;
-use crate::images::{Place, fetch, find_here, platform, store};
+use crate::images::{fetch, find_here, platform, store};
 use crate::output::{CliError, OUR_FAILURE, note, print, print_failure};
 use crate::progress::Shown;
 
@@ -41,7 +41,7 @@ pub(super) async fn pull(context: &Context, args: PullArgs) -> Result<u8, CliErr
     for text in &args.images {
         let pulled = async {
             let shown = Shown::unless(args.quiet);
-            let image = fetch(&store, &Place::parse(text)?, &platform, &args.registry, &shown).await?;
+            let image = fetch(&store, &ImageName::parse(text)?, &platform, &args.registry, &shown).await?;
             // Now rather than at the first start.
             store.layers(&image, &shown).await?;
             if !args.quiet {
