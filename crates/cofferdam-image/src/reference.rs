@@ -6,6 +6,8 @@
 //! Invariant: a [`Reference`] from here has a registry, a repository in lower case, and a tag or a digest of an algorithm
 //! that is verified.
 
+mod quick;
+
 use std::fmt;
 
 pub use oci_spec::distribution::Reference;
@@ -89,6 +91,14 @@ pub fn reference(text: &str) -> Result<Reference, ImageError> {
     if text.len() == 64 && is_lower_hex(text) {
         return Err(bad(text, "64 hexadecimal digits are an id, not a name; write NAME@sha256:DIGITS"));
     }
+    match quick::read(text) {
+        Some(read) => Ok(read),
+        None => by_expression(text),
+    }
+}
+
+/// Reads a name by oci-spec, and says what is wrong with one that is none.
+fn by_expression(text: &str) -> Result<Reference, ImageError> {
     let parsed = Reference::try_from(text).map_err(|error| bad(text, &reason(text, &error.to_string())))?;
     let parsed = with_upper_case_host(parsed);
     if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {

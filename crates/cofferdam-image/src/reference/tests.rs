@@ -77,6 +77,8 @@ fn names_mean_what_docker_takes_them_for() {
         let name = ImageName::parse(&written(text)).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(name.to_string(), written(canonical), "{text}");
         assert_eq!(name.familiar(), written(short), "{text}");
+        let plain = written(text.strip_prefix("docker://").unwrap_or(text));
+        assert_eq!(quick::read(&plain), by_expression(&plain).ok(), "{text}: and nothing is compiled for it");
     }
 }
 
@@ -118,6 +120,13 @@ fn other_places_are_named_by_their_transport() {
 }
 
 proptest! {
+    #[test]
+    fn what_is_read_quickly_is_read_as_oci_spec_reads_it(text in "[a-zA-Z0-9._:@/-]{1,40}|[a-b._-]{1,8}(/[a-b._-]{1,6})?(:[a._-]{1,4})?") {
+        if let Some(read) = quick::read(&text) {
+            prop_assert_eq!(by_expression(&text).ok(), Some(read));
+        }
+    }
+
     #[test]
     fn each_form_reads_as_the_same_name(text in "[a-zA-Z0-9._:@/-]{1,60}") {
         if let Ok(name @ ImageName::Registry(_)) = ImageName::parse(&text) {
