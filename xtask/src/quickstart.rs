@@ -36,7 +36,10 @@ pub(crate) fn run(shell: &Shell) -> Result<()> {
     );
     println!("The binary is {}. What next:", binary.display());
     println!("  {} doctor          what this host can do, and how to mend what it cannot", binary.display());
-    println!("  {} run --help      docker's grammar, for a bundle or a root filesystem", binary.display());
+    println!(
+        "  {} run --help      docker's grammar, for an image, a bundle or a root filesystem",
+        binary.display()
+    );
     println!("  docs/src/guide/quick-start.md      the same by hand, step by step");
     Ok(())
 }

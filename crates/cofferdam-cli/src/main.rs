@@ -12,6 +12,7 @@ mod filter;
 mod forward;
 mod images;
 mod output;
+mod output_file;
 mod progress;
 mod table;
 mod template;

@@ -1,14 +1,14 @@
 //! Removing what a container has written.
 //!
 //! Its directories may lie deeper than a process has descriptors or a stack, so none is gone down into: each is moved up to
-//! the top, and emptied there. No link is followed, and nothing is removed that is mounted there: it cannot be moved.
+//! the top, and emptied there. No link is followed, and no mount is entered: what is mounted there stays, and is an error.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, openat, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 
 /// Names that are read at once: a directory may hold any number.
@@ -113,7 +113,7 @@ fn names_in(directory: &OwnedFd) -> io::Result<Vec<CString>> {
 }
 
 fn open_directory(parent: &OwnedFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    openat(parent, name, directory_flags(), Mode::empty())
+    openat2(parent, name, directory_flags(), Mode::empty(), ResolveFlags::NO_XDEV)
 }
 
 fn directory_flags() -> OFlags {

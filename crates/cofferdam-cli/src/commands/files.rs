@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use cofferdam::engine::View;
-use cofferdam::error::{Diagnose, Failure};
+use cofferdam::error::{Code, Diagnose, Failure};
 use cofferdam::lifecycle::Status;
 use cofferdam_image::commit::{Commit, commit as configure};
 use cofferdam_image::copy::{self, CopyOptions, Destination, Source};
@@ -20,8 +20,10 @@ use serde_json::Value;
 use crate::args::refuse;
 use crate::cli::{CommitArgs, CopyArgs};
 use crate::context::Context;
+use crate::forward::Incoming;
 use crate::images::store;
 use crate::output::{CliError, print, warn};
+use crate::output_file::OutputFile;
 
 /// A place that a caller names: on the host, or in a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +86,10 @@ pub(super) async fn export(context: &Context, name: &str, output: Option<&Path>)
     let options = TreeOptions::default();
     let packed = match output {
         Some(path) => {
-            let file = std::fs::File::create(path);
-            let file = file.map_err(|error| refuse("--output", &format!("{}: {error}", path.display())))?;
-            pack::tree(root.as_fd(), io::BufWriter::with_capacity(1 << 20, file), &options)?
+            let file = OutputFile::create(path, 0o666)?;
+            let packed = pack::tree(root.as_fd(), file.writer()?, &options)?;
+            file.keep()?;
+            packed
         }
         None => pack::tree(root.as_fd(), archive_output()?, &options)?,
     };
@@ -114,6 +117,8 @@ pub(super) async fn commit(context: &Context, args: &CommitArgs) -> Result<u8, C
     let store = store(context)?;
     let base = store.find(&written.image.id)?;
     let configuration = changed(&store.configuration(&base)?, &base.config, &view, args)?;
+    // From here on a signal does not leave it paused.
+    let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
     let is_paused = !args.no_pause && view.status() == Status::Running;
     if is_paused {
         context.engine.pause(&args.container).await?;
@@ -121,13 +126,15 @@ pub(super) async fn commit(context: &Context, args: &CommitArgs) -> Result<u8, C
     let layer: WriteLayer = Box::new(move |out| {
         pack::layer(written.upper.as_fd(), out).map(|packed| tell(&packed)).map_err(unpackable)
     });
-    let made =
-        store.put_image(NewImage { base: Some(base), layer: Some(layer), configuration }, name.as_deref());
-    let made = made.await;
-    if is_paused {
-        context.engine.resume(&args.container).await?;
-    }
+    let new = NewImage { base: Some(base), layer: Some(layer), configuration };
+    let made = tokio::select! {
+        made = store.put_image(new, name.as_deref()) => made.map_err(CliError::from),
+        _ = incoming.asked_to_end() => Err(interrupted()),
+    };
+    // Whatever became of the image: the container goes on.
+    let resumed = if is_paused { context.engine.resume(&args.container).await } else { Ok(()) };
     print(made?.id)?;
+    resumed?;
     Ok(0)
 }
 
@@ -164,6 +171,10 @@ fn changed(
         }
     }
     Ok(whole)
+}
+
+fn interrupted() -> CliError {
+    CliError(Failure { code: Code::Cancelled, what: "no image was made".into(), why: vec![], next: None })
 }
 
 fn unpackable(error: CopyError) -> ImageError {

@@ -12,14 +12,14 @@ const TAG_LIMIT: usize = 128;
 /// Reads a name that has nothing odd in it.
 pub(super) fn read(text: &str) -> Option<Reference> {
     let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest).filter(|digest| is_digest(digest))?.into()),
+        Some((rest, digest)) => (rest, Some(Some(digest).filter(|digest| is_digest(digest))?.to_owned())),
         None => (text, None),
     };
     let last = rest.rfind('/').map_or(0, |slash| slash + 1);
     let (name, tag) = match rest[last..].find(':') {
         Some(colon) => {
             let tag = &rest[last + colon + 1..];
-            (&rest[..last + colon], Some(tag).filter(|tag| is_tag(tag))?.into())
+            (&rest[..last + colon], Some(Some(tag).filter(|tag| is_tag(tag))?.to_owned()))
         }
         None => (rest, None),
     };

@@ -19,7 +19,6 @@ use crate::lifecycle::Status;
 use crate::network::{gated, networks};
 use crate::rootfs::overlay;
 use crate::state::{ContainerDir, lock_is_free};
-use crate::volume::VolumeError;
 
 /// How often containers are looked through before one is made.
 const SWEEP_PAUSE: Duration = Duration::from_secs(60);
@@ -203,17 +202,20 @@ impl Engine {
         }
         let is_known =
             |id: &str| id.parse().is_ok_and(|id: ContainerId| self.state.container(&id).path().exists());
-        let collected = async {
-            let gated = gated(&directory);
-            for name in gated.list()?.iter().filter(|name| !is_known(name)) {
-                if !only_show {
-                    gated.destroy(name)?;
-                }
+        let why = "its container is gone";
+        let gated = gated(&directory);
+        // One that cannot be listed says so again below.
+        for name in gated.list().unwrap_or_default().into_iter().filter(|name| !is_known(name)) {
+            let mut item = leftover(LeftoverKind::Network, show(&gated.path(&name)), why, false);
+            if !only_show {
+                item.take(gated.destroy(&name).map_err(|error| Failure::of(&error).into()));
             }
+            found.push(item);
+        }
+        let collected = async {
             let networks = networks(&directory)?;
             if only_show { networks.leftovers(&is_known).await } else { networks.gc(&is_known).await }
         };
-        let why = "its container is gone";
         match collected.await {
             Ok(left) => {
                 let namespaces = left.namespaces.into_iter().chain(left.rules);
@@ -270,20 +272,14 @@ impl Engine {
             found.push(item);
         }
     }
-}
 
-impl Engine {
     fn collect_volumes(&self, only_show: bool, found: &mut Vec<Leftover>) {
         let volumes = self.volumes();
         for volume in volumes.orphans(self.state.path()) {
             let why = "it went with a container that is gone";
             let mut item = leftover(LeftoverKind::Volume, volume.name().to_string(), why, false);
             if !only_show {
-                item.take(match volumes.remove(volume.name()) {
-                    // Another process was faster.
-                    Err(VolumeError::NoSuchVolume(_)) => Ok(()),
-                    removed => removed.map_err(EngineError::from),
-                });
+                item.take(volumes.remove_or_keep(volume.name(), None).map_err(EngineError::from));
             }
             found.push(item);
         }

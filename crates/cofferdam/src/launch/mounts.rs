@@ -55,9 +55,14 @@ pub(super) fn warn_of_writable(plan: &ContainerPlan, spec: &mut PreparedSpec) {
         let mut options = entry.and_then(|entry| entry["options"].as_array()).into_iter().flatten();
         options.any(|option| option == "ro")
     };
+    let is_recursive = |mount: &&MountRequest| matches!(mount.kind, MountKind::Bind { recursive: true, .. });
+    let left: Vec<&MountRequest> = plan.mounts.iter().filter(is_recursive).filter(is_left).collect();
+    if left.is_empty() {
+        return;
+    }
     let all = mount_points();
-    for mount in plan.mounts.iter().filter(is_left).collect::<Vec<_>>() {
-        let MountKind::Bind { source, recursive: true, .. } = &mount.kind else { continue };
+    for mount in left {
+        let MountKind::Bind { source, .. } = &mount.kind else { continue };
         let resolved = std::fs::canonicalize(source).unwrap_or_else(|_| source.clone());
         let below = all.iter().find(|point| point.place != resolved && point.place.starts_with(&resolved));
         if let Some(below) = below {

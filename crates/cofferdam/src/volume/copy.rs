@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,7 +22,7 @@ use rustix::io::Errno;
 
 use crate::rootfs::{Found, Rootfs};
 
-/// How deep directories may lie: each level holds two descriptors, and a process has a thousand.
+/// How deep directories may lie: each level holds four descriptors, and a process has a thousand.
 const DEPTH_LIMIT: usize = 200;
 /// How much is copied before somebody may have asked to stop, in bytes.
 const PORTION_BYTES: u64 = 8 << 20;
@@ -288,7 +288,7 @@ fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno
         if !ATTRIBUTES.iter().any(|known| name.starts_with(known)) {
             continue;
         }
-        let name = CString::new(std::ffi::OsStr::from_bytes(name).as_bytes()).map_err(|_| Errno::INVAL)?;
+        let name = CString::new(name).map_err(|_| Errno::INVAL)?;
         let mut value = Vec::with_capacity(ATTRIBUTE_LIMIT_BYTES);
         match fgetxattr(from, &name, rustix::buffer::spare_capacity(&mut value)) {
             Ok(_) => {}

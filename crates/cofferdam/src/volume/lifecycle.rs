@@ -22,6 +22,13 @@ const NEW: &str = ".new.";
 /// Before the name of one that is half removed.
 const GONE: &str = ".gone.";
 
+/// Whether the process still lives that has begun to remove a volume: `.gone.NAME.PID.NUMBER`.
+fn has_living_remover(gone: &Path) -> bool {
+    let name = gone.file_name().unwrap_or_default().to_string_lossy();
+    let pid = name.rsplit('.').nth(1).and_then(|pid| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+}
+
 impl VolumeStore {
     /// Makes a volume; one that is there already stays as it is, its labels included.
     ///
@@ -149,7 +156,8 @@ impl VolumeStore {
                 return Err(VolumeError::InUse { name: name.clone(), users: others });
             }
             // What is mounted there would be emptied with it.
-            if let Some(mount) = mount_points().into_iter().find(|mount| mount.place.starts_with(&path)) {
+            let real = path.canonicalize().map_err(file_error(&path, "looked at"))?;
+            if let Some(mount) = mount_points().into_iter().find(|mount| mount.place.starts_with(&real)) {
                 return Err(VolumeError::MountedUpon { name: name.clone(), place: mount.place });
             }
             let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -174,10 +182,19 @@ impl VolumeStore {
         if !entries().any(|entry| is_left(&entry)) {
             return;
         }
-        let Ok(_guard) = self.lock_store() else { return };
-        for entry in entries().filter(is_left) {
-            // The process that removes it may be at it still; what is left is tried again by the next sweep.
-            let _ = remove_deep(&entry.path());
+        let Ok(guard) = self.lock_store() else { return };
+        let (new, gone): (Vec<_>, Vec<_>) = entries()
+            .filter(is_left)
+            .map(|entry| entry.path())
+            .partition(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW)));
+        for path in new {
+            // What is left is tried again by the next sweep.
+            let _ = remove_deep(&path);
+        }
+        // Those have names that nobody uses again, and may be large.
+        drop(guard);
+        for path in gone.into_iter().filter(|path| !has_living_remover(path)) {
+            let _ = remove_deep(&path);
         }
     }
 

@@ -26,6 +26,8 @@ pub struct VolumeUser {
     pub folder: PathBuf,
     /// Its name, or its short id.
     pub title: String,
+    /// Whether its process was ever started, as far as is known.
+    pub has_started: bool,
 }
 
 impl VolumeStore {
@@ -42,8 +44,12 @@ impl VolumeStore {
         let user = |entry: std::fs::DirEntry| {
             let id = entry.file_name().to_str()?.parse().ok()?;
             let folder = std::fs::read_link(entry.path()).ok().filter(|folder| folder.exists())?;
-            let title = ContainerDir::found_at(id, folder.clone()).title();
-            Some(VolumeUser { folder, title })
+            let container = ContainerDir::found_at(id, folder.clone());
+            // A record that cannot be read says nothing against it.
+            let has_started = container
+                .read_record()
+                .map_or(true, |record| record.is_some_and(|record| record.started.is_some()));
+            Some(VolumeUser { folder, title: container.title(), has_started })
         };
         let mut users: Vec<VolumeUser> = entries.flatten().filter_map(user).collect();
         users.sort_by(|a, b| a.title.cmp(&b.title));
@@ -129,8 +135,24 @@ impl VolumeStore {
     /// # Errors
     /// [`VolumeError::MountedUpon`], [`VolumeError::File`].
     pub(crate) fn let_go(&self, name: &VolumeName, container: &ContainerDir) -> Result<(), VolumeError> {
-        match self.remove_unless_used(name, Some(container.path())) {
-            Err(VolumeError::NoSuchVolume(_) | VolumeError::InUse { .. }) => Ok(()),
+        self.remove_or_keep(name, Some(container.path()))
+    }
+
+    /// Removes a volume that was to go with a container. Where another uses it, it stays from now on; the other's end does not
+    /// take it away.
+    ///
+    /// # Errors
+    /// [`VolumeError::MountedUpon`], [`VolumeError::File`].
+    pub(crate) fn remove_or_keep(&self, name: &VolumeName, but: Option<&Path>) -> Result<(), VolumeError> {
+        match self.remove_unless_used(name, but) {
+            Err(VolumeError::NoSuchVolume(_)) => Ok(()),
+            Err(VolumeError::InUse { .. }) => {
+                let _guard = self.lock_store()?;
+                match self.find(name) {
+                    Err(VolumeError::NoSuchVolume(_)) => Ok(()),
+                    found => found?.set_goes_with(None),
+                }
+            }
             removed => removed,
         }
     }
@@ -155,7 +177,7 @@ pub(crate) fn doom_volumes(container: &ContainerDir, record: &Record) -> Result<
 /// Removes the volumes without a name of a container that goes. All are tried.
 ///
 /// # Errors
-/// The last [`VolumeError`].
+/// The first [`VolumeError`].
 pub(crate) fn remove_volumes(container: &ContainerDir, record: &Record) -> Result<(), VolumeError> {
     let removed = anonymous(record).map(|(store, name)| store.let_go(name, container));
     removed.fold(Ok(()), Result::and)
@@ -230,10 +252,12 @@ impl Filling<'_> {
         }
     }
 
-    /// Takes away what was copied, unless another container may have written there by now.
+    /// Takes away what was copied, unless another container may have written there by now. One that was never started has
+    /// not: it waits for this, or died while it copied.
     fn empty_again(&self, data: &Path, mark: &Path) -> Result<(), VolumeError> {
         let users = self.store.users(self.name)?;
-        if users.iter().all(|user| user.folder == self.container.path()) {
+        let may_have_written = |user: &VolumeUser| user.folder != self.container.path() && user.has_started;
+        if !users.iter().any(may_have_written) {
             empty_deep(data).map_err(file_error(data, "emptied"))?;
         }
         match std::fs::remove_file(mark) {

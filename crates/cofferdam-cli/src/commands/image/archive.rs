@@ -13,6 +13,7 @@ use crate::cli::{LoadArgs, SaveArgs, SaveFormat};
 use crate::context::Context;
 use crate::images::{find_here, platform, store};
 use crate::output::{CliError, print};
+use crate::output_file::OutputFile;
 use crate::progress::Shown;
 
 /// Reads all images of an archive, or a layout, and prints what docker prints.
@@ -58,7 +59,8 @@ pub(crate) async fn save(context: &Context, args: SaveArgs) -> Result<u8, CliErr
     };
     match &args.output {
         Some(path) => {
-            let file = NewFile::create(path)?;
+            // Of the owner alone, as docker has it.
+            let file = OutputFile::create(path, 0o600)?;
             store.save(saved, format, file.writer()?).await?;
             file.keep()?;
         }
@@ -68,33 +70,4 @@ pub(crate) async fn save(context: &Context, args: SaveArgs) -> Result<u8, CliErr
         None => store.save(saved, format, std::io::stdout()).await?,
     }
     Ok(0)
-}
-
-/// A file that appears under its name when it is whole.
-struct NewFile<'a> {
-    path: &'a Path,
-    file: tempfile::NamedTempFile,
-}
-
-impl<'a> NewFile<'a> {
-    fn create(path: &'a Path) -> Result<Self, CliError> {
-        let folder =
-            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-        let file = tempfile::Builder::new().prefix(".cofferdam-save-").tempfile_in(folder);
-        Ok(Self { path, file: file.map_err(|error| unwritable(path, &error))? })
-    }
-
-    fn writer(&self) -> Result<std::io::BufWriter<std::fs::File>, CliError> {
-        let file = self.file.reopen().map_err(|error| unwritable(self.path, &error))?;
-        Ok(std::io::BufWriter::with_capacity(1 << 20, file))
-    }
-
-    fn keep(self) -> Result<(), CliError> {
-        let kept = self.file.persist(self.path);
-        kept.map(drop).map_err(|error| unwritable(self.path, &error.error))
-    }
-}
-
-fn unwritable(path: &Path, error: &std::io::Error) -> CliError {
-    refuse("--output", &format!("{} cannot be written: {error}", path.display()))
 }

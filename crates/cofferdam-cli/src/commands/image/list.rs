@@ -55,13 +55,8 @@ impl Listed {
     fn rows(&self, args: &ImagesArgs) -> Vec<[String; 6]> {
         let names = if self.names.is_empty() { vec!["<none>".to_owned()] } else { self.names.clone() };
         let row = |name: String| {
-            let after_host = name.rfind('/').unwrap_or(0);
-            let (repository, tag) = match name[after_host..].find(':') {
-                Some(colon) => {
-                    (name[..after_host + colon].to_owned(), name[after_host + colon + 1..].to_owned())
-                }
-                None => (name, "<none>".to_owned()),
-            };
+            let (repository, tag) = split(&name);
+            let (repository, tag) = (repository.to_owned(), tag.unwrap_or("<none>").to_owned());
             let id = self.short_id(args.no_trunc);
             let size = ByteSize(self.size).display().si().to_string();
             [repository, tag, self.manifest.clone(), id, created_ago(self.created.as_deref()), size]
@@ -72,16 +67,11 @@ impl Listed {
 
 pub(crate) fn list(context: &Context, args: &ImagesArgs) -> Result<u8, CliError> {
     let wanted = args.name.as_deref().map(|name| reference(name).map(|name| familiar(&name))).transpose()?;
-    let is_tagged = args
-        .name
-        .as_deref()
-        .is_some_and(|name| name.rsplit('/').next().is_some_and(|last| last.contains(':')));
+    // Without a tag and a digest, all of the repository are meant.
+    let is_whole = args.name.as_deref().is_some_and(|name| name.contains('@') || split(name).1.is_some());
     let is_wanted = |image: &Listed| {
         let Some(wanted) = &wanted else { return true };
-        let repository = |name: &str| {
-            name.rsplit_once(':').map_or_else(|| name.to_owned(), |(repository, _)| repository.to_owned())
-        };
-        image.names.iter().any(|name| name == wanted || !is_tagged && repository(name) == repository(wanted))
+        image.names.iter().any(|name| name == wanted || !is_whole && split(name).0 == split(wanted).0)
     };
     let images: Vec<Listed> = store(context)?.images()?.iter().map(Listed::of).filter(is_wanted).collect();
     if args.quiet {
@@ -127,6 +117,16 @@ pub(super) fn inspect(context: &Context, names: &[String], format: Option<&str>)
     Ok(0)
 }
 
+/// A name's repository, and its tag.
+fn split(name: &str) -> (&str, Option<&str>) {
+    let name = name.split('@').next().unwrap_or(name);
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    match name[last..].find(':') {
+        Some(colon) => (&name[..last + colon], Some(&name[last + colon + 1..])),
+        None => (name, None),
+    }
+}
+
 /// The name as people write it.
 pub(super) fn short_name(name: &str) -> String {
     reference(name).map_or_else(|_| name.to_owned(), |name| familiar(&name))
@@ -138,4 +138,21 @@ fn created_ago(created: Option<&str>) -> String {
 
 fn to_value(value: &impl Serialize) -> Result<serde_json::Value, CliError> {
     serde_json::to_value(value).map_err(|error| CliError::internal("no JSON", &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_a_repository_and_a_tag() {
+        for (name, repository, tag) in [
+            ("alpine:3.20", "alpine", Some("3.20")),
+            ("localhost:5000/team/app", "localhost:5000/team/app", None),
+            ("localhost:5000/app:1@sha256:00", "localhost:5000/app", Some("1")),
+            ("quay.io/app@sha256:00", "quay.io/app", None),
+        ] {
+            assert_eq!(split(name), (repository, tag), "{name}");
+        }
+    }
 }
