@@ -1,6 +1,6 @@
 //! Layers and archives, whose content tells how it is compressed: media types are often wrong, and an archive has none.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Cursor, Read};
 
 /// How much is read from a file at once, in bytes.
 const BUFFER: usize = 128 << 10;
@@ -41,7 +41,11 @@ pub(crate) fn decompressed<'a>(
     stream: impl Read + Send + 'a,
 ) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
     let mut stream = BufReader::with_capacity(BUFFER, stream);
-    let compression = Compression::of(stream.fill_buf()?);
+    // One read of a pipe may give less than that.
+    let mut start = Vec::with_capacity(ZSTD.len());
+    (&mut stream).take(ZSTD.len() as u64).read_to_end(&mut start)?;
+    let compression = Compression::of(&start);
+    let stream = Cursor::new(start).chain(stream);
     let inner: Box<dyn Read + Send> = match compression {
         Compression::None => Box::new(stream),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(stream)),
@@ -92,6 +96,31 @@ mod tests {
         assert_eq!(read(&skippable).unwrap(), (Compression::Zstd, b"one".to_vec()));
         let whole = gzip(b"content");
         assert!(read(&whole[..whole.len() - 3]).is_err(), "a stream that is cut is no stream");
+    }
+
+    /// A stream that gives a byte at a time, as a pipe may.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let room = buffer.len().min(1);
+            self.0.read(&mut buffer[..room])
+        }
+    }
+
+    #[test]
+    fn a_stream_that_comes_in_small_pieces_is_known_too() {
+        let zstd = zstd::encode_all(&b"content"[..], 1).unwrap();
+        for (content, expected) in [
+            (gzip(b"content"), Compression::Gzip),
+            (zstd, Compression::Zstd),
+            (b"content".to_vec(), Compression::None),
+        ] {
+            let (compression, mut stream) = decompressed(Slow(&content)).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            assert_eq!((compression, text.as_str()), (expected, "content"));
+        }
     }
 
     #[test]

@@ -3,7 +3,6 @@
 //! Invariant: everything that comes from an image or a registry is hostile. It is bounded, its digests are checked on
 //! every byte, and none of it names a path outside of the store.
 //!
-//! - [`mod@reference`]: names of images.
 //! - [`platform`]: which variant of an image is for a machine.
 //! - [`mod@reference`]: names of images.
 //! - [`registry`]: images in registries, and logins for them.

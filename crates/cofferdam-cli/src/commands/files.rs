@@ -7,7 +7,7 @@ use std::path::Path;
 use cofferdam::engine::View;
 use cofferdam::error::{Code, Diagnose, Failure};
 use cofferdam::lifecycle::Status;
-use cofferdam_image::commit::{Commit, commit as configure};
+use cofferdam_image::commit::{Commit, commit as configure, merged};
 use cofferdam_image::copy::{self, CopyOptions, Destination, Source};
 use cofferdam_image::oci_spec::image::ImageConfiguration;
 use cofferdam_image::pack::{self, Packed, TreeOptions};
@@ -158,19 +158,7 @@ fn changed(
             changes: &args.change,
         },
     )?;
-    let made = serde_json::to_value(&made).map_err(|error| CliError::internal("no JSON", &error))?;
-    let mut whole = whole.clone();
-    for (key, value) in made.as_object().into_iter().flatten() {
-        match (key.as_str(), value.as_object()) {
-            ("config", Some(fields)) if whole["config"].is_object() => {
-                for (field, value) in fields {
-                    whole["config"][field] = value.clone();
-                }
-            }
-            _ => whole[key] = value.clone(),
-        }
-    }
-    Ok(whole)
+    merged(whole, parent, &made).map_err(|error| CliError::internal("no JSON", &error))
 }
 
 fn interrupted() -> CliError {

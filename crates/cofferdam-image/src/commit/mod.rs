@@ -6,6 +6,7 @@ mod words;
 
 use cofferdam::error::{Code, Diagnose};
 use oci_spec::image::{History, HistoryBuilder, ImageConfiguration};
+use serde_json::Value;
 
 /// What is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,33 @@ pub fn commit(parent: &ImageConfiguration, commit: &Commit<'_>) -> Result<ImageC
     rootfs.diff_ids_mut().push(commit.diff_id.to_owned());
     image.set_rootfs(rootfs);
     Ok(image)
+}
+
+/// Puts a configuration that [`commit`] has made of `parent` into `whole`, the parent's JSON. What only other tools know stays
+/// in it; what we know of `config` and the new one has no more, such as the command that an entrypoint takes away, goes.
+///
+/// # Errors
+/// None that is known: a configuration can be said in JSON.
+pub fn merged(
+    whole: &Value,
+    parent: &ImageConfiguration,
+    committed: &ImageConfiguration,
+) -> serde_json::Result<Value> {
+    let (parent, committed) = (serde_json::to_value(parent.config())?, serde_json::to_value(committed)?);
+    let mut whole = whole.clone();
+    for (key, value) in committed.as_object().into_iter().flatten() {
+        match (key.as_str(), whole[key].as_object_mut(), value.as_object()) {
+            ("config", Some(old), Some(new)) => {
+                let known = parent.as_object();
+                old.retain(|field, _| {
+                    new.contains_key(field) || !known.is_some_and(|known| known.contains_key(field))
+                });
+                old.extend(new.clone());
+            }
+            _ => whole[key] = value.clone(),
+        }
+    }
+    Ok(whole)
 }
 
 fn entry(commit: &Commit<'_>) -> History {
@@ -180,6 +208,34 @@ mod tests {
         }
         assert_eq!(*of(&["VOLUME /b /a", r#"VOLUME ["/c d"]"#]).volumes(), words(&["/a", "/b", "/c d"]));
         assert_eq!(of(&["STOPSIGNAL SIGQUIT"]).stop_signal().as_deref(), Some("SIGQUIT"));
+    }
+
+    #[test]
+    fn what_others_know_stays_and_what_is_taken_away_goes() {
+        let whole = serde_json::json!({
+            "architecture": "arm64", "os": "linux", "docker_version": "1",
+            "config": {"Cmd": ["sh"], "User": "me", "OnBuild": null, "Healthcheck": {"Test": ["NONE"]}},
+            "rootfs": {"type": "layers", "diff_ids": []},
+        });
+        let parent: ImageConfiguration = serde_json::from_value(whole.clone()).unwrap();
+        let made = committed(&parent, &[r#"ENTRYPOINT ["/init"]"#, "WORKDIR /srv"]).unwrap();
+        let merged = merged(&whole, &parent, &made).unwrap();
+        assert_eq!(
+            merged["config"],
+            serde_json::json!({
+                "Entrypoint": ["/init"], "User": "me", "WorkingDir": "/srv",
+                "OnBuild": null, "Healthcheck": {"Test": ["NONE"]},
+            })
+        );
+        assert_eq!(
+            (&merged["docker_version"], &merged["created"]),
+            (&"1".into(), &"2026-11-26T00:00:00Z".into())
+        );
+        let mut bare = whole;
+        bare["config"] = Value::Null;
+        let parent: ImageConfiguration = serde_json::from_value(bare.clone()).unwrap();
+        let made = committed(&parent, &["CMD [\"x\"]"]).unwrap();
+        assert_eq!(super::merged(&bare, &parent, &made).unwrap()["config"]["Cmd"], serde_json::json!(["x"]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! file in it.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,7 @@ use super::credentials::Login;
 use super::secret::Secret;
 use crate::error::ImageError;
 use crate::reference::DOCKER_HUB;
+use crate::store::files::{folder_of, read_limited};
 
 /// The largest file of logins that is read, in bytes.
 const FILE_LIMIT: u64 = 4 << 20;
@@ -34,15 +35,11 @@ impl AuthFile {
         let failed =
             |source| ImageError::File { path: path.to_owned(), what: "read as a file of logins", source };
         let invalid = |why: String| failed(io::Error::new(io::ErrorKind::InvalidData, why));
-        let mut text = Vec::new();
-        match File::open(path) {
-            Ok(file) => file.take(FILE_LIMIT + 1).read_to_end(&mut text).map_err(failed)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        let text = match File::open(path) {
+            Ok(file) => read_limited(file, FILE_LIMIT).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(error)),
         };
-        if text.len() as u64 > FILE_LIMIT {
-            return Err(invalid(format!("it has more than {FILE_LIMIT} bytes")));
-        }
         let content = if text.trim_ascii().is_empty() {
             Map::new()
         } else {
@@ -115,7 +112,7 @@ impl AuthFile {
         let failed = |source| ImageError::File { path: self.path.clone(), what: "written", source };
         // A link is followed: the file may be one among a user's own, kept elsewhere.
         let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let directory = path.parent().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let directory = folder_of(&path).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         make_private_directory(directory).map_err(failed)?;
         let mut text = serde_json::to_vec_pretty(&self.content).map_err(|error| failed(error.into()))?;
         text.push(b'\n');
@@ -170,7 +167,7 @@ fn place_of(key: &str) -> String {
 
 /// Makes a directory for its owner alone, unless it is there.
 fn make_private_directory(directory: &Path) -> io::Result<()> {
-    if directory.as_os_str().is_empty() || directory.is_dir() {
+    if directory.is_dir() {
         return Ok(());
     }
     DirBuilder::new().recursive(true).mode(0o700).create(directory)

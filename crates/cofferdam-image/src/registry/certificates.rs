@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use reqwest::{Certificate, Identity};
@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::error::ImageError;
+use crate::store::files::read_limited;
 
 /// The largest file of certificates that is read, in bytes: the whole bundle of a system has about 200 KiB.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -69,11 +70,11 @@ fn authorities(pem: &[u8]) -> Result<Vec<Certificate>, Box<dyn Error + Send + Sy
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_LIMIT).read_to_end(&mut bytes))
-        .map_err(|source| ImageError::File { path: path.to_owned(), what: "read", source })?;
-    Ok(bytes)
+    File::open(path).and_then(|file| read_limited(file, FILE_LIMIT)).map_err(|source| ImageError::File {
+        path: path.to_owned(),
+        what: "read",
+        source,
+    })
 }
 
 fn unusable(path: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> ImageError {
@@ -81,5 +82,22 @@ fn unusable(path: &Path, error: impl Into<Box<dyn Error + Send + Sync>>) -> Imag
         path: path.to_owned(),
         what: "used for TLS",
         source: io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_too_long_is_not_cut() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::create_dir(place.path().join("a.example")).unwrap();
+        let limit = usize::try_from(FILE_LIMIT).unwrap();
+        std::fs::write(place.path().join("a.example/ca.crt"), "\n".repeat(limit + 1)).unwrap();
+        let Err(error) = of_host(&[place.path().to_owned()], "a.example") else { panic!("it is read") };
+        assert!(
+            matches!(error, ImageError::File { source, .. } if source.kind() == io::ErrorKind::FileTooLarge)
+        );
     }
 }

@@ -3,13 +3,14 @@
 //! `unqualified-search-registries` and short names are left alone: a name without a host means Docker Hub, as for docker.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::config::{Mirror, RegistryConfig, Rule};
 use crate::error::ImageError;
+use crate::store::files::read_limited;
 
 /// The largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 1 << 20;
@@ -49,13 +50,14 @@ impl RegistryConfig {
     /// [`ImageError::File`].
     pub fn add_registries_conf(&mut self, path: &Path) -> Result<(), ImageError> {
         let failed = |source| ImageError::File { path: path.to_owned(), what: "read", source };
-        let mut text = String::new();
-        match File::open(path) {
-            Ok(file) => file.take(FILE_LIMIT).read_to_string(&mut text).map_err(failed)?,
+        let invalid = |why: String| failed(io::Error::new(io::ErrorKind::InvalidData, why));
+        let text = match File::open(path) {
+            Ok(file) => read_limited(file, FILE_LIMIT).map_err(failed)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
-        for rule in rules(&text).map_err(|why| failed(io::Error::new(io::ErrorKind::InvalidData, why)))? {
+        let text = String::from_utf8(text).map_err(|error| invalid(error.to_string()))?;
+        for rule in rules(&text).map_err(invalid)? {
             self.rules.retain(|other| other.prefix != rule.prefix);
             self.rules.push(rule);
         }
@@ -151,6 +153,11 @@ mod tests {
             let error = config.add_registries_conf(&path).unwrap_err();
             assert!(error.to_string().contains("registries.conf"), "{error}");
         }
+        // What comes after the limit could be a mirror, or a block.
+        let limit = usize::try_from(FILE_LIMIT).unwrap();
+        std::fs::write(&path, format!("#{}\n", "x".repeat(limit))).unwrap();
+        assert!(matches!(config.add_registries_conf(&path), Err(ImageError::File { source, .. })
+            if source.kind() == io::ErrorKind::FileTooLarge));
         for location in ["a.example", "b.example"] {
             std::fs::write(&path, format!("[[registry]]\nprefix = \"x\"\nlocation = \"{location}\""))
                 .unwrap();

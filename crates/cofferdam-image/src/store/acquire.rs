@@ -7,7 +7,7 @@ use oci_spec::image::{Descriptor, Digest};
 
 use super::choose::{Choice, Chosen};
 use super::files::write_whole;
-use super::{Image, Store, blocking, index};
+use super::{Hold, Image, Store, blocking, index};
 use crate::digest;
 use crate::error::ImageError;
 use crate::manifest::LAYER_BYTES_LIMIT;
@@ -22,7 +22,8 @@ impl Store {
     /// Brings an image into the store, for one platform, and gives it a name; without one it has none, and is found by its id.
     /// What the store has of it is not fetched; what another process fetches just now is waited for.
     ///
-    /// Cancel safe: what has come so far stays, and is gone on with by whoever asks for it next.
+    /// Cancel safe: what has come so far stays, and is gone on with by whoever asks for it next. The store is held until no
+    /// thread writes any more.
     ///
     /// # Errors
     /// [`ImageError`]; the store's names are then as they were.
@@ -33,7 +34,7 @@ impl Store {
         platform: &Platform,
         progress: &dyn Progress,
     ) -> Result<Image, ImageError> {
-        let _hold = self.hold_soon().await?;
+        let hold = self.hold_soon().await?;
         let (root, bytes) = source.root().await?;
         if bytes.len() as u64 > MANIFEST_LIMIT {
             let why = format!("it has {} bytes; the limit is {MANIFEST_LIMIT}", bytes.len());
@@ -41,11 +42,16 @@ impl Store {
         }
         digest::check(&bytes, root.digest())?;
         let root_digest = root.digest().clone();
-        let choice = Choice { store: self, source, platform, reference: name.unwrap_or("this image") };
+        let reference = name.unwrap_or("this image");
+        let choice = Choice { store: self, source, hold: &hold, platform, reference };
         let chosen = Box::pin(choice.make(root, bytes)).await?;
-        self.fetch_layers(source, chosen.parts.manifest.layers(), progress).await?;
+        self.fetch_layers(source, chosen.parts.manifest.layers(), &hold, progress).await?;
         let (store, name) = (self.clone(), name.map(str::to_owned));
-        blocking(move || store.enter(&chosen, name.as_deref(), &root_digest)).await
+        blocking(move || {
+            let _hold = hold;
+            store.enter(&chosen, name.as_deref(), &root_digest)
+        })
+        .await
     }
 
     /// Fetches the layers that are not there, several at once. One that is there several times is fetched once.
@@ -53,6 +59,7 @@ impl Store {
         &self,
         source: &dyn ImageSource,
         layers: &[Descriptor],
+        hold: &Hold,
         progress: &dyn Progress,
     ) -> Result<(), ImageError> {
         let mut distinct: Vec<&Descriptor> = Vec::with_capacity(layers.len());
@@ -63,7 +70,7 @@ impl Store {
         }
         let fetches: Vec<_> = distinct
             .into_iter()
-            .map(|layer| self.ingest(source, layer, LAYER_BYTES_LIMIT, progress))
+            .map(|layer| self.ingest(source, layer, LAYER_BYTES_LIMIT, hold, progress))
             .collect();
         let mut fetches = pin!(stream::iter(fetches).buffer_unordered(BLOBS_AT_ONCE));
         while fetches.try_next().await?.is_some() {}

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use oci_spec::image::Descriptor;
 
-use super::Store;
 use super::image::Parts;
+use super::{Hold, Store};
 use crate::error::ImageError;
 use crate::manifest;
 use crate::media::{self, Root};
@@ -30,6 +30,8 @@ pub(super) struct Chosen {
 pub(super) struct Choice<'a> {
     pub(super) store: &'a Store,
     pub(super) source: &'a dyn ImageSource,
+    /// Goes with what is written.
+    pub(super) hold: &'a Hold,
     pub(super) platform: &'a Platform,
     /// For errors: what the image is called.
     pub(super) reference: &'a str,
@@ -121,7 +123,7 @@ impl Choice<'_> {
 
     /// Reads a manifest or an index, into the store where it is not there.
     async fn fetch(&self, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
-        self.store.fetch_small(self.source, descriptor).await
+        self.store.fetch_small(self.source, descriptor, self.hold).await
     }
 
     async fn chosen(&self, descriptor: Descriptor, bytes: Vec<u8>) -> Result<Chosen, ImageError> {
@@ -158,8 +160,9 @@ impl Store {
         &self,
         source: &dyn ImageSource,
         descriptor: &Descriptor,
+        hold: &Hold,
     ) -> Result<Vec<u8>, ImageError> {
-        self.ingest(source, descriptor, MANIFEST_LIMIT, &crate::progress::Silent).await?;
+        self.ingest(source, descriptor, MANIFEST_LIMIT, hold, &crate::progress::Silent).await?;
         let (store, descriptor) = (self.clone(), descriptor.clone());
         super::blocking(move || store.read_small(&descriptor)).await
     }

@@ -117,7 +117,6 @@ impl Store {
                     }
                 }
             }
-            drop(cancel);
         }
         progress.extracted(blob.digest());
         Ok(self.layer(layer)?.join("fs"))

@@ -4,15 +4,15 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cofferdam::removal::remove_deep;
 use rustix::fs::OFlags;
+use uuid::Uuid;
 
-/// A name that no other process and no other call of this one has.
+/// A name that nothing else has: it ends with random digits. The number of a process would not do, as processes in several
+/// namespaces share a store, and what a killed one has left is there after a restart, when numbers come again.
 pub(super) fn unique(what: &str) -> String {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    format!("{what}.{}.{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed))
+    format!("{what}.{}", Uuid::new_v4().simple())
 }
 
 /// Makes a directory, and those above it, for its owner only; one that is there stays as it is.
@@ -43,9 +43,13 @@ pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
 
 /// Reads a file that is no longer than the limit, in bytes.
 pub(crate) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_regular(path)?;
+    read_limited(open_regular(path)?, limit)
+}
+
+/// Reads a stream that is no longer than the limit, in bytes; a longer one is not cut, but refused.
+pub(crate) fn read_limited(stream: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes)?;
+    stream.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
     }
@@ -70,9 +74,15 @@ pub(super) fn write_whole(partial: &Path, path: &Path, bytes: &[u8]) -> io::Resu
     sync_folder_of(path)
 }
 
+/// The folder that a file is in; `None` for the root. That of a name without a folder is the working directory.
+pub(crate) fn folder_of(path: &Path) -> Option<&Path> {
+    let folder = path.parent()?;
+    Some(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
+}
+
 /// Has the name of a file last as its content does.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    match path.parent() {
+    match folder_of(path) {
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
@@ -117,6 +127,21 @@ mod tests {
     use rustix::fs::{FileType, Mode};
 
     use super::*;
+
+    #[test]
+    fn every_file_has_a_folder() {
+        for (path, folder) in [("a/b", Some("a")), ("/a", Some("/")), ("a", Some(".")), ("/", None)] {
+            assert_eq!(folder_of(Path::new(path)), folder.map(Path::new), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_not_made_of_what_comes_again() {
+        let name = unique("write");
+        assert_ne!(name, unique("write"));
+        let (what, digits) = name.split_once('.').unwrap();
+        assert_eq!((what, digits.len()), ("write", 32), "and no number of a process");
+    }
 
     #[test]
     fn a_file_is_whole_or_not_there() {

@@ -1,7 +1,7 @@
 //! One blob from a source into its place.
 //!
-//! The task reads from the source; a thread beside it hashes and writes. The lock on the partial file is with the thread's
-//! part, so it is held until nothing is written any more, also when the task is dropped.
+//! The task reads from the source; a thread beside it hashes and writes. The lock on the partial file and the store's hold are
+//! with the thread's part, so they are held until nothing is written or renamed any more, also when the task is dropped.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::files::{make_directory, sync_folder_of};
 use super::lock::{self, How, Pauses};
-use super::{Store, blocking};
+use super::{Hold, Store, blocking};
 use crate::digest::{self, Hasher};
 use crate::error::ImageError;
 use crate::progress::Progress;
@@ -35,15 +35,18 @@ struct Partial {
     hasher: Hasher,
     /// The bytes that are written and hashed.
     length: u64,
+    /// Nobody takes the file away meanwhile, also when whoever asked for it has gone.
+    _hold: Hold,
 }
 
 impl Store {
-    /// Fetches a blob where it is not there. Cancel safe: what has come stays.
+    /// Fetches a blob where it is not there. Cancel safe: what has come stays, and the threads share the hold until they end.
     pub(super) async fn ingest(
         &self,
         source: &dyn ImageSource,
         descriptor: &Descriptor,
         limit: u64,
+        hold: &Hold,
         progress: &dyn Progress,
     ) -> Result<(), ImageError> {
         let (digest, size) = (descriptor.digest(), descriptor.size());
@@ -51,7 +54,7 @@ impl Store {
             return Err(ImageError::invalid(digest, format!("it has {size} bytes; the limit is {limit}")));
         }
         progress.total(digest, size);
-        if let Some(mut partial) = self.claim(descriptor).await? {
+        if let Some(mut partial) = self.claim(descriptor, hold).await? {
             loop {
                 let was_resumed = partial.length > 0;
                 partial = fill(source, descriptor, partial, progress).await?;
@@ -77,7 +80,7 @@ impl Store {
     }
 
     /// Locks the partial file of a blob, when nobody else has it. `None` when the blob is whole.
-    async fn claim(&self, descriptor: &Descriptor) -> Result<Option<Partial>, ImageError> {
+    async fn claim(&self, descriptor: &Descriptor, hold: &Hold) -> Result<Option<Partial>, ImageError> {
         let blob = self.blob(descriptor.digest())?;
         let path = self.partial().join(digest::partial_name(descriptor.digest()));
         let mut pauses = Pauses::default();
@@ -102,8 +105,8 @@ impl Store {
                 std::fs::remove_file(&path).map_err(failed)?;
                 return Ok(None);
             }
-            let (descriptor, path) = (descriptor.clone(), path.clone());
-            return blocking(move || Partial::resumed(file, path, &descriptor)).await.map(Some);
+            let (descriptor, path, hold) = (descriptor.clone(), path.clone(), hold.share()?);
+            return blocking(move || Partial::resumed(file, path, &descriptor, hold)).await.map(Some);
         }
     }
 
@@ -240,8 +243,9 @@ async fn read_chunk(stream: &mut BlobStream, left: u64) -> (Vec<u8>, Option<io::
 
 impl Partial {
     /// Goes on with what is there, which is hashed first.
-    fn resumed(file: File, path: PathBuf, descriptor: &Descriptor) -> Result<Self, ImageError> {
-        let mut partial = Self { file, path, hasher: Hasher::of(descriptor.digest())?, length: 0 };
+    fn resumed(file: File, path: PathBuf, descriptor: &Descriptor, hold: Hold) -> Result<Self, ImageError> {
+        let hasher = Hasher::of(descriptor.digest())?;
+        let mut partial = Self { file, path, hasher, length: 0, _hold: hold };
         let failed = ImageError::file(&partial.path, "read");
         if partial.file.metadata().map_err(&failed)?.len() > descriptor.size() {
             return partial.restarted(descriptor);
@@ -272,5 +276,29 @@ impl Partial {
         self.hasher.update(chunk);
         self.length += chunk.len() as u64;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::MediaType;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_under_way_holds_the_store_by_itself() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(place.path()).unwrap();
+        let digest = digest::sha256(b"content").unwrap();
+        let descriptor = Descriptor::new(MediaType::ImageLayer, 7, digest.clone());
+        let hold = store.hold().unwrap();
+        let mut partial = store.claim(&descriptor, &hold).await.unwrap().unwrap();
+        // The task is dropped; what its thread does goes on.
+        drop(hold);
+        let lock = lock::open(&store.lock_file()).unwrap();
+        assert!(!lock::attempt(&lock, How::Exclusive).unwrap(), "nothing is removed meanwhile");
+        partial.append(b"content").unwrap();
+        assert!(matches!(store.finish(&digest, partial).unwrap(), Finished::Whole));
+        assert!(lock::attempt(&lock, How::Exclusive).unwrap());
     }
 }

@@ -166,12 +166,27 @@ fn layer_name(digest: &Digest) -> Result<&str, ImageError> {
         .ok_or_else(|| ImageError::invalid(digest, "a layer's digest is one of SHA-256 or SHA-512"))
 }
 
-/// Runs something that blocks, where that is no harm.
+/// Runs something that blocks, where that is no harm. A panic in it goes on in whoever waits for it.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
-        Err(error) => Err(ImageError::invalid("a task of the store", error)),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(ImageError::invalid("a task of the store", error)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_no_fault_of_an_image() {
+        let task = tokio::spawn(blocking(|| -> Result<(), ImageError> { panic!("a mistake of ours") }));
+        let panic = task.await.unwrap_err().into_panic();
+        assert_eq!(panic.downcast_ref::<&str>(), Some(&"a mistake of ours"));
     }
 }

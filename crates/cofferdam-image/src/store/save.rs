@@ -99,9 +99,9 @@ impl Store {
         };
         let ours = self.descriptors(images)?;
         let is_replaced = |other: &Descriptor| {
-            let same = |ours: &Descriptor| ours.annotations() == other.annotations();
-            other.annotations().as_ref().is_some_and(|annotations| !annotations.is_empty())
-                && ours.iter().any(same)
+            // What else another tool has written beside the name does not make two of it.
+            let name = index::record(other).name;
+            name.is_some() && ours.iter().any(|ours| index::record(ours).name == name)
         };
         let mut manifests: Vec<Descriptor> =
             index.manifests().iter().filter(|other| !is_replaced(other)).cloned().collect();

@@ -4,7 +4,7 @@
 //! when the lock is held, so nobody can begin to between the question and the removal. What takes long, the trees of layers, is
 //! only renamed under the lock, and removed after it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -82,6 +82,9 @@ pub(super) struct Needed {
     pub(super) blobs: HashSet<PathBuf>,
     /// The names of layers' folders.
     pub(super) layers: HashSet<String>,
+    /// The indexes and manifests that were followed, each with how deep. It is not `blobs`: a hostile manifest may name another
+    /// one as its layer, and that one must be followed all the same.
+    followed: HashMap<PathBuf, usize>,
 }
 
 impl Store {
@@ -111,18 +114,33 @@ impl Store {
         users: &dyn Users,
         is_unwanted: impl Fn(&Descriptor) -> bool + Send + 'static,
     ) -> Result<Freed, ImageError> {
+        let lock = self.locked().await?;
+        self.swept_under(lock, users, is_unwanted).await
+    }
+
+    /// The exclusive lock, waited for. Cancel safe.
+    async fn locked(&self) -> Result<File, ImageError> {
         let path = self.lock_file();
         let file = lock::open(&path).map_err(ImageError::file(&path, "opened"))?;
         lock::wait(&file, How::Exclusive).await.map_err(ImageError::file(&path, "locked"))?;
-        let in_use = users.in_use().await?;
-        let store = self.clone();
-        blocking(move || store.sweep(file, &in_use, is_unwanted)).await
+        Ok(file)
     }
 
-    /// Like [`Store::gc`], but only if nobody holds the store for long.
+    async fn swept_under(
+        &self,
+        lock: File,
+        users: &dyn Users,
+        is_unwanted: impl Fn(&Descriptor) -> bool + Send + 'static,
+    ) -> Result<Freed, ImageError> {
+        let in_use = users.in_use().await?;
+        let store = self.clone();
+        blocking(move || store.sweep(lock, &in_use, is_unwanted)).await
+    }
+
+    /// Like [`Store::gc`], but only if nobody holds the store for long. The removal itself takes as long as it takes.
     pub(super) async fn gc_soon(&self, users: &dyn Users) -> Result<Option<Freed>, ImageError> {
-        match tokio::time::timeout(REMOVE_LIMIT, self.gc(users)).await {
-            Ok(freed) => freed.map(Some),
+        match tokio::time::timeout(REMOVE_LIMIT, self.locked()).await {
+            Ok(lock) => self.swept_under(lock?, users, |_| false).await.map(Some),
             Err(_) => Ok(None),
         }
     }
@@ -206,14 +224,18 @@ impl Store {
 
     fn need(&self, descriptor: &Descriptor, depth: usize, needed: &mut Needed) -> Result<(), ImageError> {
         let Ok(path) = self.blob(descriptor.digest()) else { return Ok(()) };
-        if !needed.blobs.insert(path) || depth == 0 {
+        needed.blobs.insert(path.clone());
+        if needed.followed.get(&path).copied().unwrap_or(0) >= depth {
             return Ok(());
         }
         let Some(bytes) = self.read_if_sound(descriptor)? else { return Ok(()) };
         match media::root(descriptor.media_type()) {
             Ok(Root::Index) => {
-                let index = manifest::index(descriptor.digest(), descriptor.media_type(), &bytes);
-                for entry in index.iter().flat_map(|index| index.manifests()) {
+                let Ok(index) = manifest::index(descriptor.digest(), descriptor.media_type(), &bytes) else {
+                    return Ok(());
+                };
+                needed.followed.insert(path, depth);
+                for entry in index.manifests() {
                     self.need(entry, depth - 1, needed)?;
                 }
             }
@@ -222,6 +244,7 @@ impl Store {
                 else {
                     return Ok(());
                 };
+                needed.followed.insert(path, depth);
                 let blobs = std::iter::once(manifest.config()).chain(manifest.layers());
                 needed.blobs.extend(blobs.filter_map(|blob| self.blob(blob.digest()).ok()));
                 if let Some(config) = self.read_if_sound(manifest.config())?

@@ -33,7 +33,9 @@ fn main() -> ExitCode {
             content_with_another_digest_is_refused a_layer_that_comes_twice_is_once_on_top
             longer_digests_are_checked_too;
         [Need::Root] => manage: names_come_and_go what_is_used_stays nothing_is_removed_while_the_store_is_held
-            what_is_broken_is_told a_new_image_has_a_layer_more;
+            what_is_broken_is_told a_new_image_has_a_layer_more
+            an_image_that_names_another_as_its_layer_does_not_harm_it a_directory_has_a_name_once
+            only_the_wait_for_others_is_limited;
         [Need::Root, Need::Skopeo, Need::Umoci] => tools: what_umoci_makes_is_unpacked_as_umoci_does
             the_store_is_a_layout_for_other_tools skopeos_layers_of_zstd_are_unpacked archives_go_both_ways
             skopeos_archives_are_read_compressed_too;

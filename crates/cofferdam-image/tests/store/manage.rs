@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use cofferdam_image::progress::Silent;
-use cofferdam_image::store::{InUse, NewImage, Prune};
+use cofferdam_image::store::{InUse, NewImage, Prune, Users};
 use cofferdam_image::{ImageError, Store};
 use serde_json::json;
 
@@ -104,7 +106,7 @@ pub(crate) async fn nothing_is_removed_while_the_store_is_held() {
     assert!(!layers[1].exists() && layers[0].exists());
     // And the other way round: whoever waits can be stopped.
     let hold = store.hold().unwrap();
-    let waited = tokio::time::timeout(std::time::Duration::from_millis(50), store.gc(&nobody())).await;
+    let waited = tokio::time::timeout(Duration::from_millis(50), store.gc(&nobody())).await;
     assert!(waited.is_err());
     drop(hold);
     store.hold().unwrap();
@@ -181,4 +183,71 @@ pub(crate) async fn a_new_image_has_a_layer_more() {
     assert!(store.find("n").is_err());
     let verified = store.verify().await.unwrap();
     assert!(verified.is_sound() && verified.leftovers == 0, "{verified:?}");
+}
+
+pub(crate) async fn an_image_that_names_another_as_its_layer_does_not_harm_it() {
+    let place = tempfile::tempdir().unwrap();
+    let store = Store::open(&place.path().join("store")).unwrap();
+    let mut made = Made::new(&place.path().join("layout"));
+    let victim = made.manifest(&[tar(&[("own", b"1")])], Pack::Gzip, "amd64");
+    let bytes = read(made.blob_path(victim["digest"].as_str().unwrap()));
+    let mut layer = victim.clone();
+    layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar");
+    let hostile = made.manifest_of(&Made::config(&[bytes], "amd64"), vec![layer]);
+    made.tag(&hostile, "hostile");
+    made.tag(&victim, "victim");
+    for name in ["hostile", "victim"] {
+        acquire(&store, &made.source(&store, name), name).await.unwrap();
+    }
+    let image = store.find("victim").unwrap();
+    store.layers(&image, &Silent).await.unwrap();
+    let freed = store.gc(&nobody()).await.unwrap();
+    assert_eq!((freed.blobs, freed.layers), (0, 0));
+    let verified = store.verify().await.unwrap();
+    assert!(verified.is_sound() && verified.leftovers == 0, "{verified:?}");
+}
+
+pub(crate) async fn a_directory_has_a_name_once() {
+    let place = tempfile::tempdir().unwrap();
+    let store = two(place.path()).await;
+    let directory = place.path().join("saved");
+    let saved = |image: &str, name: &str| vec![(store.find(image).unwrap(), vec![name.to_owned()])];
+    store.save_directory(saved("a", "n"), &directory).await.unwrap();
+    // As another tool has it, which says more than the name.
+    let index_file = directory.join("index.json");
+    let mut index: serde_json::Value = serde_json::from_slice(&read(&index_file)).unwrap();
+    index["manifests"][0]["annotations"]["org.opencontainers.image.created"] = json!("2024-01-02T03:04:05Z");
+    std::fs::write(&index_file, index.to_string()).unwrap();
+    store.save_directory(saved("a", "other"), &directory).await.unwrap();
+    store.save_directory(saved("b", "n"), &directory).await.unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&read(&index_file)).unwrap();
+    let names: Vec<(&str, &str)> = index["manifests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let name = &entry["annotations"]["org.opencontainers.image.ref.name"];
+            (name.as_str().unwrap(), entry["digest"].as_str().unwrap())
+        })
+        .collect();
+    let (a, b) = (store.find("a").unwrap().manifest, store.find("b").unwrap().manifest);
+    assert_eq!(names, [("other", a.as_ref()), ("n", b.as_ref())]);
+}
+
+/// One who takes longer to say it than others are waited for.
+struct Slow;
+
+#[async_trait]
+impl Users for Slow {
+    async fn in_use(&self) -> Result<InUse, ImageError> {
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        Ok(nobody())
+    }
+}
+
+pub(crate) async fn only_the_wait_for_others_is_limited() {
+    let place = tempfile::tempdir().unwrap();
+    let store = two(place.path()).await;
+    let freed = store.remove("b", true, &Slow).await.unwrap().freed.unwrap();
+    assert_eq!((freed.images.len(), freed.layers), (1, 1));
 }
