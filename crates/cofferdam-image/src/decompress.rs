@@ -12,6 +12,17 @@ const ZSTD_SKIPPABLE: [u8; 3] = [0x2a, 0x4d, 0x18];
 /// memory that one stream can have.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
+/// How many times as large as it was compressed content may be. Programs and text are 2 to 10 times; gzip cannot do more than
+/// 1032 times, and zstd tens of thousands.
+const RATIO_LIMIT: u64 = 256;
+/// Content of up to so many bytes may have any ratio: a small one of zeros is no harm.
+const RATIO_FREE: u64 = 1 << 30;
+
+/// How much content may be, in bytes, which is so long when it is compressed.
+pub(crate) fn bytes_limit(compressed: u64) -> u64 {
+    compressed.saturating_mul(RATIO_LIMIT).max(RATIO_FREE)
+}
+
 /// How content is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Compression {

@@ -11,6 +11,8 @@ use crate::media;
 pub(crate) const LAYERS_LIMIT: usize = 500;
 /// The largest layer, compressed, in bytes: no more is unpacked from one either.
 pub(crate) const LAYER_BYTES_LIMIT: u64 = 256 << 30;
+/// The largest index.json of a layout, in bytes: some 100 000 names.
+pub(crate) const INDEX_LIMIT: u64 = 64 << 20;
 /// The manifests of one index. The largest indexes have some dozen.
 pub(crate) const MANIFESTS_LIMIT: usize = 1000;
 

@@ -52,7 +52,7 @@ pub(super) struct Origin {
 pub(super) fn origin_in(root: BorrowedFd<'_>, given: &Given, follows: bool) -> Result<Origin, CopyError> {
     let path = given.in_container();
     let opened = open_within(root, &path, origin_flags(given, follows), IN_CONTAINER);
-    let node = opened.map_err(missing(&given.text, "found in the container"))?;
+    let node = opened.map_err(CopyError::file(&given.text, "found in the container"))?;
     Ok(Origin { found: Found::of(node, &given.text)?, name: split(&path).1.to_vec() })
 }
 
@@ -60,7 +60,7 @@ pub(super) fn origin_in(root: BorrowedFd<'_>, given: &Given, follows: bool) -> R
 pub(super) fn origin_on_host(given: &Given, follows: bool) -> Result<Origin, CopyError> {
     let opened =
         openat(CWD, given.text.as_slice(), origin_flags(given, follows) | OFlags::CLOEXEC, Mode::empty());
-    let node = opened.map_err(missing(&given.text, "found on the host"))?;
+    let node = opened.map_err(CopyError::file(&given.text, "found on the host"))?;
     let path = Path::new(OsStr::from_bytes(&given.text));
     let name = match path.file_name() {
         Some(name) => name.as_bytes().to_vec(),
@@ -91,7 +91,7 @@ pub(super) struct Goal {
 
 /// Finds the destination in a container. A link that leads to a file, or nowhere, is followed in the container, as docker does.
 pub(super) fn goal_in(root: BorrowedFd<'_>, given: &Given) -> Result<Goal, CopyError> {
-    let not_found = || missing(&given.text, "found in the container");
+    let not_found = || CopyError::file(&given.text, "found in the container");
     let mut path = given.in_container();
     for _ in 0..LINKS {
         let open = |path: &[u8], flags| open_within(root, path, flags, IN_CONTAINER);
@@ -125,15 +125,15 @@ pub(super) fn goal_on_host(given: &Given) -> Result<Goal, CopyError> {
     match openat(CWD, given.text.as_slice(), flags, Mode::empty()) {
         Ok(directory) => return Ok(Goal { there: There::Directory, directory, name: Vec::new() }),
         Err(Errno::NOENT | Errno::NOTDIR) => {}
-        Err(errno) => return Err(missing(&given.text, "found on the host")(errno)),
+        Err(errno) => return Err(CopyError::file(&given.text, "found on the host")(errno)),
     }
     let path = Path::new(OsStr::from_bytes(&given.text));
     let Some(name) = path.file_name() else {
-        return Err(missing(&given.text, "found on the host")(Errno::NOENT));
+        return Err(CopyError::file(&given.text, "found on the host")(Errno::NOENT));
     };
     let above = path.parent().map(|above| above.as_os_str().as_bytes()).filter(|above| !above.is_empty());
     let directory = openat(CWD, above.unwrap_or(b"."), flags, Mode::empty());
-    let directory = directory.map_err(missing(&given.text, "found on the host"))?;
+    let directory = directory.map_err(CopyError::file(&given.text, "found on the host"))?;
     let kind = there(directory.as_fd(), name.as_bytes(), given)?.kind;
     Ok(Goal { there: kind, directory, name: name.as_bytes().to_vec() })
 }
@@ -153,10 +153,6 @@ fn there(directory: BorrowedFd<'_>, name: &[u8], given: &Given) -> Result<Named,
             Ok(Named { kind: There::File, link })
         }
         Err(Errno::NOENT) => Ok(Named { kind: There::Nothing, link: None }),
-        Err(errno) => Err(missing(&given.text, "looked at")(errno)),
+        Err(errno) => Err(CopyError::file(&given.text, "looked at")(errno)),
     }
-}
-
-fn missing(path: &[u8], what: &'static str) -> impl FnOnce(Errno) -> CopyError {
-    CopyError::file(path, what)
 }

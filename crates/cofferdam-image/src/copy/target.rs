@@ -20,6 +20,7 @@ use super::content::copy_content;
 use super::resolve::open_within;
 use super::{CopyError, path::split};
 use crate::pack::Sink;
+use crate::pack::attributes::is_portable;
 use crate::pack::walk::OpenFiles;
 use crate::unpack::UnpackError;
 use crate::unpack::entry::{Entry, Kind, LayerPath};
@@ -220,7 +221,7 @@ impl Target {
         if let Some((uid, gid)) = self.ids(entry) {
             fchown(file, Some(uid), Some(gid)).map_err(failed(entry, "given its owner"))?;
         }
-        for (name, value) in entry.attributes.iter().filter(|(name, _)| !self.is_host && is_copied(name)) {
+        for (name, value) in entry.attributes.iter().filter(|(name, _)| !self.is_host && is_portable(name)) {
             match fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
                 // A file system without them.
                 Ok(()) | Err(Errno::NOTSUP | Errno::PERM) => {}
@@ -334,11 +335,6 @@ impl Sink for Target {
         }
         Ok(())
     }
-}
-
-/// The attributes that an archive may set: what programs may do, and users' own.
-fn is_copied(name: &[u8]) -> bool {
-    name == crate::pack::attributes::CAPABILITY || name.starts_with(crate::pack::attributes::OF_USERS)
 }
 
 fn failed(entry: &Entry, what: &'static str) -> impl FnOnce(Errno) -> CopyError {

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use rustix::fs::{Mode, OFlags};
 
 use super::Content;
-use crate::decompress::{Compression, decompressed};
+use crate::decompress::{Compression, bytes_limit, decompressed};
 use crate::error::ImageError;
 use crate::store::Store;
 use crate::unpack::{EntryKind, Records};
@@ -22,9 +22,6 @@ const ENTRIES_LIMIT: u64 = 1 << 17;
 const NAME_LIMIT: usize = 255;
 /// The bytes of an archive that is compressed, or comes through a pipe, when it is uncompressed.
 const SPOOLED_LIMIT: u64 = 256 << 30;
-/// How many times as large it may be as the file it was in, and up to which size that does not count.
-const RATIO_LIMIT: u64 = 256;
-const RATIO_FREE: u64 = 1 << 30;
 /// How often a link leads to a link.
 const LINKS: usize = 8;
 
@@ -56,7 +53,7 @@ impl Archive {
         };
         if !is_plain {
             let most = match about.is_file() {
-                true => about.len().saturating_mul(RATIO_LIMIT).clamp(RATIO_FREE, SPOOLED_LIMIT),
+                true => bytes_limit(about.len()).min(SPOOLED_LIMIT),
                 false => SPOOLED_LIMIT,
             };
             file = spool(path, file, most, store)?;

@@ -22,8 +22,6 @@ use crate::source::MANIFEST_LIMIT;
 
 /// The member that lists the images.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// What is read at once of a layer whose digest must be made, in bytes.
-const BUFFER: usize = 256 << 10;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -134,13 +132,7 @@ fn layer(
         return Ok(Descriptor::new(media_type, size, digest.clone()));
     }
     let (mut content, mut hasher) = (archive.content(name, 0)?, Sha256::new());
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match content.read(&mut buffer).map_err(&failed)? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
+    io::copy(&mut content, &mut hasher).map_err(&failed)?;
     let digest = digest::finished(hasher)?;
     digests.insert(name.to_owned(), digest.clone());
     Ok(Descriptor::new(media_type, size, digest))

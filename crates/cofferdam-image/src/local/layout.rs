@@ -6,11 +6,8 @@ use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex};
 
 use super::{LocalImage, Place};
 use crate::error::ImageError;
-use crate::manifest;
+use crate::manifest::{self, INDEX_LIMIT};
 use crate::store::files::read_bounded;
-
-/// The largest index.json of a layout, in bytes.
-pub(super) const INDEX_LIMIT: u64 = 64 << 20;
 
 /// Reads the index of a directory.
 pub(super) fn index_of_directory(root: &Path) -> Result<ImageIndex, ImageError> {

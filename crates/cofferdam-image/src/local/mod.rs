@@ -140,7 +140,7 @@ fn of_directory(path: &Path) -> Result<Vec<LocalImage>, ImageError> {
 }
 
 fn of_layout(archive: Arc<Archive>) -> Result<Vec<LocalImage>, ImageError> {
-    let bytes = archive.small("index.json", layout::INDEX_LIMIT)?;
+    let bytes = archive.small("index.json", manifest::INDEX_LIMIT)?;
     let index: ImageIndex = manifest::parse(&format!("index.json in {}", archive.place()), &bytes)?;
     Ok(layout::images(&Place::Archive(archive), &index))
 }

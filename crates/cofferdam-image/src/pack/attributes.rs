@@ -7,9 +7,9 @@ use rustix::io::Errno;
 
 use crate::copy::CopyError;
 
-/// What programs may do, and users' own. Others are for the host's security modules.
-pub(crate) const CAPABILITY: &[u8] = b"security.capability";
-pub(crate) const OF_USERS: &[u8] = b"user.";
+/// What programs may do, and users' own.
+const CAPABILITY: &[u8] = b"security.capability";
+const OF_USERS: &[u8] = b"user.";
 /// What overlayfs keeps for itself, where it is mounted by root and where by others.
 const OF_OVERLAY: &[u8] = b"trusted.overlay.";
 const OF_USERS_OVERLAY: &[u8] = b"user.overlay.";
@@ -17,6 +17,12 @@ const OF_USERS_OVERLAY: &[u8] = b"user.overlay.";
 const LONGEST: usize = 64 << 10;
 /// All attributes of one file, in bytes: half of what is read of a layer's extended headers.
 const ALL_LIMIT: usize = 512 << 10;
+
+/// Whether a layer or an archive may set an attribute. Others are for the host's security modules, or would be read by overlayfs
+/// (`trusted.overlay.redirect` leads anywhere).
+pub(crate) fn is_portable(name: &[u8]) -> bool {
+    name == CAPABILITY || name.starts_with(OF_USERS)
+}
 
 /// The extended attributes of one file.
 #[derive(Debug, Default)]
@@ -57,9 +63,7 @@ impl Reader {
                 attributes.is_partial |= matches!(own, b"redirect" | b"metacopy");
                 continue;
             }
-            let is_kept =
-                name == CAPABILITY || (name.starts_with(OF_USERS) && !name.starts_with(OF_USERS_OVERLAY));
-            if !is_kept {
+            if !is_portable(name) || name.starts_with(OF_USERS_OVERLAY) {
                 continue;
             }
             if name.contains(&b'=') {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::credentials::Login;
+use super::endpoint::host_in_names;
 use super::secret::Secret;
 use crate::error::ImageError;
 use crate::reference::DOCKER_HUB;
@@ -161,8 +162,7 @@ fn place_of(key: &str) -> String {
     // A URL's path is the version of a protocol, and no repository.
     let place = without_scheme.map_or(key, |url| url.split('/').next().unwrap_or(url));
     let (host, rest) = place.split_at(place.find('/').unwrap_or(place.len()));
-    let host = if matches!(host, "index.docker.io" | "registry-1.docker.io") { DOCKER_HUB } else { host };
-    format!("{host}{}", rest.trim_end_matches('/'))
+    format!("{}{}", host_in_names(host), rest.trim_end_matches('/'))
 }
 
 /// Makes a directory for its owner alone, unless it is there.

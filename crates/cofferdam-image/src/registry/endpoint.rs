@@ -9,6 +9,11 @@ use crate::reference::{DOCKER_HUB, Reference};
 /// Where Docker Hub serves its registry.
 const DOCKER_HUB_SERVER: &str = "registry-1.docker.io";
 
+/// A host as it stands in names of images: Docker Hub has other names in files of logins and in URLs.
+pub(super) fn host_in_names(host: &str) -> &str {
+    if matches!(host, "index.docker.io" | DOCKER_HUB_SERVER) { DOCKER_HUB } else { host }
+}
+
 /// A repository on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {

@@ -6,13 +6,12 @@ use reqwest::StatusCode;
 
 use super::Registry;
 use super::credentials::Login;
-use super::endpoint;
+use super::endpoint::{self, host_in_names};
 use super::fault::Fault;
 use super::host::{Host, Question};
 use super::secret::Secret;
 use super::tokens;
 use crate::error::ImageError;
-use crate::reference::DOCKER_HUB;
 
 impl Registry {
     /// Stores a login for a host, once the host has taken it. `host` is a host with its port as in names of images, or
@@ -63,9 +62,7 @@ async fn check(host: &Host, login: &Login) -> Result<(), Fault> {
 fn host_name(text: &str) -> Result<String, ImageError> {
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
     let host = host.split('/').next().unwrap_or(host);
-    if matches!(host, "index.docker.io" | "registry-1.docker.io") {
-        return Ok(DOCKER_HUB.to_owned());
-    }
+    let host = host_in_names(host);
     // A host is what may stand before a repository.
     match crate::reference::reference(&format!("{host}/x")) {
         Ok(reference) if reference.registry() == host => Ok(host.to_owned()),

@@ -20,17 +20,15 @@ use super::endpoint::{Endpoint, endpoints};
 use super::fault::Fault;
 use super::host::{Host, Question, Retries};
 use crate::error::ImageError;
+use crate::media;
 use crate::reference::Reference;
 use crate::source::{BlobStream, ImageSource, MANIFEST_LIMIT};
 
-/// The media types of what an image's name may lead to.
+/// The media types of what an image's name may lead to, which [`media::root`] knows, as a question has them.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
-
-/// Manifests from before 2016, without digests of what they name.
-const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1+";
 
 /// An image in a registry.
 #[derive(Debug)]
@@ -91,7 +89,7 @@ impl RegistrySource {
         mut retries: Retries,
         (descriptor, offset): (&Descriptor, u64),
     ) -> Result<BlobStream, Fault> {
-        let is_manifest = MANIFESTS.split(", ").any(|known| known == descriptor.media_type().as_ref());
+        let is_manifest = media::root(descriptor.media_type()).is_ok();
         let kind = if is_manifest { "manifests" } else { "blobs" };
         let mut question = Question {
             path: format!("{}/{kind}/{}", endpoint.repository, descriptor.digest()),
@@ -241,11 +239,11 @@ fn media_type(body: &[u8], headers: &HeaderMap) -> Result<MediaType, Fault> {
     let header = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let header = header.and_then(|text| text.split(';').next()).map(str::trim).unwrap_or_default();
     let media_type = typed.media_type.unwrap_or_else(|| MediaType::from(header));
-    let text = media_type.as_ref();
-    if MANIFESTS.split(", ").any(|known| known == text) {
+    if media::root(&media_type).is_ok() {
         return Ok(media_type);
     }
-    Err(Fault::Answer(if text.starts_with(SCHEMA_1) {
+    let text = media_type.as_ref();
+    Err(Fault::Answer(if text.starts_with(media::DOCKER_SCHEMA1) {
         "the image is of a kind that was given up in 2016; whoever has it can push it again with a new docker"
             .into()
     } else {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::files::{names, open_regular, read_bounded, remove_tree, sync_folder_of};
 use super::lock::{self, How, Pauses};
 use super::{Hold, Image, Store, blocking, layer_name};
-use crate::decompress::decompressed;
+use crate::decompress::{bytes_limit, decompressed};
 use crate::digest::{Hashed, Hasher};
 use crate::error::ImageError;
 use crate::progress::Progress;
@@ -26,11 +26,6 @@ use crate::unpack::{UnpackError, UnpackLimits, unpack};
 /// How many layers of an image are unpacked at once, at most: each takes a processor, and up to 128 MiB where it is compressed
 /// with zstd.
 const LAYERS_AT_ONCE: usize = 4;
-/// How many times as large as its blob a layer may be when it is unpacked. Programs and text are 2 to 10 times; gzip cannot do
-/// more than 1032 times, and zstd tens of thousands.
-const RATIO_LIMIT: u64 = 256;
-/// A layer of up to so many bytes may have any ratio: a small one of zeros is no harm.
-const RATIO_FREE: u64 = 1 << 30;
 /// After how many bytes of a blob its progress is told.
 const REPORTED: u64 = 1 << 20;
 /// The file beside a layer that has its whole digest.
@@ -272,7 +267,7 @@ impl Work {
 /// What a layer may take, by the size of its blob.
 fn limits(blob: u64) -> UnpackLimits {
     let most = UnpackLimits::default();
-    UnpackLimits { bytes: blob.saturating_mul(RATIO_LIMIT).max(RATIO_FREE).min(most.bytes), ..most }
+    UnpackLimits { bytes: bytes_limit(blob).min(most.bytes), ..most }
 }
 
 impl<R: Read> Read for Watched<R> {

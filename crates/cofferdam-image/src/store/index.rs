@@ -10,14 +10,12 @@ use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, Digest, ImageIndex, Media
 use super::files::{read_bounded, write_whole};
 use super::{Store, lock};
 use crate::error::ImageError;
-use crate::manifest;
+use crate::manifest::{self, INDEX_LIMIT};
 
 /// The digest of the index, or the manifest, that the image's name led to where it came from.
 const ROOT_ANNOTATION: &str = "org.cofferdam.root.digest";
 /// Marks a descriptor whose image is removed.
 const REMOVED_ANNOTATION: &str = "org.cofferdam.removed";
-/// The largest index.json, in bytes: some 100 000 names.
-const INDEX_LIMIT: u64 = 64 << 20;
 
 /// What a descriptor of the index is to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,8 +26,7 @@ impl Store {
     pub fn tag(&self, image: &str, name: &str) -> Result<Image, ImageError> {
         let _hold = self.hold()?;
         let image = self.find(image)?;
-        let size = self.size_of_manifest(&image)?;
-        self.enter_name(&image.descriptor(size), Some(name), image.root.as_ref())
+        self.enter_name(&self.manifest_of(&image)?, Some(name), image.root.as_ref())
     }
 
     /// Takes a name away. Its image stays, and is found by its id. Blocks.
@@ -41,11 +40,6 @@ impl Store {
         } else {
             Err(ImageError::NotFound { reference: name.into(), place: "in the store".into() })
         }
-    }
-
-    fn size_of_manifest(&self, image: &Image) -> Result<u64, ImageError> {
-        let path = self.blob(&image.manifest)?;
-        Ok(path.metadata().map_err(ImageError::file(&path, "read"))?.len())
     }
 
     /// Removes an image, found as [`Store::find`] does. By one of several names only that name goes. An image with several

@@ -16,10 +16,7 @@ use super::{Image, LAYOUT, Store, blocking, index};
 use crate::decompress::{Compression, decompressed};
 use crate::digest::{self, Hashed, Hasher};
 use crate::error::ImageError;
-use crate::manifest;
-
-/// The largest index.json of a directory that images are added to, in bytes.
-const INDEX_LIMIT: u64 = 64 << 20;
+use crate::manifest::{self, INDEX_LIMIT};
 
 /// The kind of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,7 +150,8 @@ impl Store {
         Ok(blobs)
     }
 
-    fn manifest_of(&self, image: &Image) -> Result<Descriptor, ImageError> {
+    /// The descriptor of an image's manifest, without a name.
+    pub(super) fn manifest_of(&self, image: &Image) -> Result<Descriptor, ImageError> {
         let path = self.blob(&image.manifest)?;
         let size = path.metadata().map_err(ImageError::file(&path, "read"))?.len();
         Ok(image.descriptor(size))

@@ -1,7 +1,7 @@
 //! Whether all of the store is whole.
 
 use std::collections::HashSet;
-use std::io::Read;
+use std::io;
 use std::path::Path;
 
 use oci_spec::image::Digest;
@@ -9,12 +9,9 @@ use oci_spec::image::Digest;
 use super::files::{names, open_regular};
 use super::sweep::Needed;
 use super::{Store, blocking, extract, index, layer_name};
-use crate::digest::Hasher;
+use crate::digest::{Hashed, Hasher};
 use crate::error::ImageError;
 use crate::media::{self, Root};
-
-/// How much of a blob is read at once, in bytes.
-const BUFFER: usize = 1 << 20;
 
 /// What a look at everything has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,16 +114,11 @@ impl Store {
 /// Whether a blob has the digest that its path names.
 fn check_blob(path: &Path) -> Result<(), String> {
     let digest = Store::digest_at(path).ok_or("its name is no digest")?;
-    let mut hasher = Hasher::of(&digest).map_err(|error| error.to_string())?;
-    let mut file = open_regular(path).map_err(|error| error.to_string())?;
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        match file.read(&mut buffer).map_err(|error| error.to_string())? {
-            0 => break,
-            count => hasher.update(&buffer[..count]),
-        }
-    }
-    hasher.check(&digest).map_err(|actual| format!("its content has the digest {actual}"))
+    let hasher = Hasher::of(&digest).map_err(|error| error.to_string())?;
+    let stream = open_regular(path).map_err(|error| error.to_string())?;
+    let mut content = Hashed { stream, hasher };
+    io::copy(&mut content, &mut io::sink()).map_err(|error| error.to_string())?;
+    content.hasher.check(&digest).map_err(|actual| format!("its content has the digest {actual}"))
 }
 
 /// An error with its causes, in a line.

@@ -18,13 +18,10 @@ use rustix::process::{Gid, Uid};
 
 use super::UnpackError;
 use super::entry::{Entry, LayerPath, printable};
+use crate::pack::attributes::is_portable;
 
 /// The extended attribute by which overlayfs hides what lower layers have in a directory.
 const OPAQUE_ATTRIBUTE: &str = "trusted.overlay.opaque";
-/// The attributes that a layer may set: what programs may do, and users' own. Others are for the host's security modules,
-/// or would be read by overlayfs (`trusted.overlay.redirect` leads anywhere).
-const CAPABILITY_ATTRIBUTE: &[u8] = b"security.capability";
-const USER_ATTRIBUTES: &[u8] = b"user.";
 /// Directories that a layer has no entry for.
 const PLAIN_DIRECTORY: RawMode = 0o755;
 /// The names of directories that are kept to set their times at the end, in bytes; more are left as they are.
@@ -284,7 +281,7 @@ fn describe(file: BorrowedFd<'_>, entry: &Entry) -> Result<(), UnpackError> {
     let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
     fchown(file, Some(uid), Some(gid)).map_err(UnpackError::place("given its owner"))?;
     for (name, value) in &entry.attributes {
-        if name != CAPABILITY_ATTRIBUTE && !name.starts_with(USER_ATTRIBUTES) {
+        if !is_portable(name) {
             continue;
         }
         match fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
