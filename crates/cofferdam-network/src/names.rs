@@ -232,6 +232,11 @@ impl Resolver {
     }
 }
 
+/// The resolvers that a `resolv.conf` names.
+pub(crate) fn nameservers(text: &str) -> Vec<IpAddr> {
+    Resolver::parse(text).nameservers
+}
+
 fn first_filled<T>(lists: [Vec<T>; 3]) -> Vec<T> {
     lists.into_iter().find(|list| !list.is_empty()).unwrap_or_default()
 }

@@ -18,6 +18,7 @@ use super::policy::{Policy, Target};
 use super::rules::{self, INNER_LINK, MOST_ADDRESSES, Scene, Secret};
 use super::wiring::{self, Uplink};
 use super::{inside, links};
+use crate::cni::client::find_program;
 use crate::programs::{ProgramCall, ProgramStatus, Programs};
 
 /// How long `nft` may take. It takes some 10 ms; a machine that is out of memory may need seconds.
@@ -26,9 +27,15 @@ const NFT_LIMIT: Duration = Duration::from_secs(10);
 /// How much of what `nft` says is kept, in bytes.
 const NFT_OUTPUT: usize = 64 << 10;
 
-/// Where programs of a system are.
-const PROGRAM_DIRECTORIES: [&str; 6] =
-    ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
+/// The least that an address is let in for: clients connect again after the answer's time.
+const SHORTEST_OPEN: Duration = Duration::from_secs(60);
+
+/// How long an address that is told has to be open still, or it is let in anew. Half of the least that it is let in for,
+/// so that a name whose answers hold for no time starts a program twice in a minute, whoever asks.
+const LEAST_LEFT: Duration = Duration::from_secs(30);
+
+/// How much longer an answer may say that it holds than its addresses are open: kept answers age by whole seconds.
+const ROUNDING: Duration = Duration::from_secs(1);
 
 /// A gate between one container and its network, holding the container to a policy. Clones are the same gate.
 #[derive(Debug, Clone)]
@@ -61,7 +68,7 @@ pub(super) struct Active {
 pub(super) enum NotAdmitted {
     /// The policy is another one by now.
     Changed,
-    /// There are too many for one name.
+    /// There are too many, of all names together.
     Full,
     /// The filter refused.
     Failed(GateError),
@@ -187,25 +194,28 @@ impl Shared {
         &self.nft.namespace
     }
 
-    /// Lets the addresses of targets in, for a time. `under` is the policy that says so.
+    /// Lets the addresses of targets in, for as long as their answer holds, or [`SHORTEST_OPEN`]. Those that are open for
+    /// long enough cost nothing. `under` is the policy that says so.
     pub(super) async fn admit(
         &self,
         under: &Arc<Active>,
         targets: &[&Target],
         addresses: &[IpAddr],
-        time: Duration,
+        holds_for: Duration,
     ) -> Result<(), NotAdmitted> {
         let mut entries = self.entries.lock().await;
         if !Arc::ptr_eq(under, &self.active()) {
             return Err(NotAdmitted::Changed);
         }
         let now = Instant::now();
+        let time = holds_for.max(SHORTEST_OPEN);
         let until = now + time;
+        let wanted = (now + holds_for.saturating_sub(ROUNDING)).max(now + LEAST_LEFT);
         let mut added = Vec::new();
         for target in targets {
             for address in addresses {
                 let is_there =
-                    entries.get(&((*target).clone(), *address)).is_some_and(|known| *known >= until);
+                    entries.get(&((*target).clone(), *address)).is_some_and(|known| *known >= wanted);
                 if !is_there {
                     added.push((*target, *address, time));
                 }
@@ -322,6 +332,66 @@ impl Nft {
 }
 
 fn find(program: &'static str, package: &'static str) -> Result<PathBuf, GateError> {
-    let mut all = PROGRAM_DIRECTORIES.iter().map(|directory| Path::new(directory).join(program));
-    all.find(|path| path.is_file()).ok_or(GateError::Missing { program, package })
+    find_program(program).map_err(|_| GateError::Missing { program, package })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::programs::ProgramEnd;
+
+    /// Counts what is started.
+    #[derive(Debug, Default)]
+    struct Counted(AtomicUsize);
+
+    #[async_trait]
+    impl Programs for Counted {
+        async fn run(&self, _: ProgramCall) -> std::io::Result<ProgramEnd> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(ProgramEnd { status: ProgramStatus::Exited(0), stdout: Vec::new(), stderr: Vec::new() })
+        }
+    }
+
+    fn shared(programs: Arc<Counted>, policy: &Policy) -> Shared {
+        let path = PathBuf::from("/nowhere");
+        Shared {
+            nft: Nft { programs, namespace: path.clone(), nsenter: path.clone(), nft: path },
+            outer_link: "eth0".into(),
+            addresses: Vec::new(),
+            secret: secret(),
+            active: RwLock::new(Arc::new(Active { policy: policy.clone(), guards: Guards::new([]) })),
+            entries: tokio::sync::Mutex::default(),
+            names: Mutex::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_open_for_long_enough_starts_no_program() {
+        let programs = Arc::new(Counted::default());
+        let policy = Policy::parse("allow:api.example").unwrap();
+        let gate = shared(Arc::clone(&programs), &policy);
+        let active = gate.active();
+        let targets = active.policy.targets_of("api.example");
+        let address: IpAddr = "93.184.216.34".parse().unwrap();
+        let admit = async |seconds: u64| {
+            let holds_for = Duration::from_secs(seconds);
+            gate.admit(&active, &targets, &[address], holds_for).await.unwrap();
+            programs.0.load(Ordering::Relaxed)
+        };
+        // A kept answer ages by whole seconds, and so says 300 s for a second.
+        for seconds in [300, 300, 299, 60, 1, 0] {
+            assert_eq!(admit(seconds).await, 1, "{seconds} s");
+        }
+        assert_eq!(admit(400).await, 2, "for longer");
+        for (left, count) in [(40, 2), (20, 3)] {
+            let until = Instant::now() + Duration::from_secs(left);
+            gate.entries.lock().await.insert((targets[0].clone(), address), until);
+            assert_eq!(admit(0).await, count, "{left} s are left");
+        }
+        assert_eq!(admit(0).await, 3);
+    }
 }

@@ -25,9 +25,6 @@ use super::gate::{Active, NotAdmitted, Shared};
 use super::policy::{Policy, Target};
 use super::upstream::Upstream;
 
-/// The least that an address stays open for: clients connect again after the answer's time.
-const SHORTEST_OPEN: Duration = Duration::from_secs(60);
-
 /// Questions at a time; more are dropped, and asked again by their client.
 const MOST_QUESTIONS: usize = 64;
 
@@ -180,7 +177,7 @@ impl Resolver {
         let addresses = found.addresses();
         self.gate.remember(name, &addresses);
         let holds_for = Duration::from_secs(found.holds_for().unwrap_or(0).into());
-        match self.gate.admit(active, targets, &addresses, holds_for.max(SHORTEST_OPEN)).await {
+        match self.gate.admit(active, targets, &addresses, holds_for).await {
             Ok(()) => found.clone(),
             Err(NotAdmitted::Changed) => Found::nothing(ResponseCode::ServFail),
             Err(NotAdmitted::Full) => {

@@ -36,7 +36,7 @@ const MOST_TOLD: u16 = 1024;
 const TOLD_PER_SECOND: u16 = 20;
 const TOLD_AT_ONCE: u16 = 100;
 
-/// Addresses of one name or domain at a time.
+/// Addresses that are let in at a time, of all names and domains together.
 pub(super) const MOST_ADDRESSES: usize = 4096;
 
 /// The mark of connections that came in.

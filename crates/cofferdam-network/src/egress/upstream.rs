@@ -10,6 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use crate::names::nameservers;
+
 /// How long one resolver may take, each time. Clients give up after 5 s by default.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
@@ -47,11 +49,9 @@ impl Upstream {
     }
 }
 
-/// The resolvers that a `resolv.conf` names.
+/// The resolvers that a `resolv.conf` names, as far as they are asked.
 fn resolvers(text: &str) -> Vec<IpAddr> {
-    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-    let words = servers.filter(|rest| rest.starts_with([' ', '\t'])).map(str::trim);
-    words.filter_map(|word| word.parse().ok()).take(MOST_RESOLVERS).collect()
+    nameservers(text).into_iter().take(MOST_RESOLVERS).collect()
 }
 
 async fn exchange(resolver: IpAddr, query: &Query) -> io::Result<Message> {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn resolvers_are_read_as_libc_does() {
-        let text = "# nameserver 1.1.1.1\nnameserver 10.0.0.53\n\tnameserver\t2606:4700::1111 \nnameservers 1.1.1.1\n\
+        let text = "# nameserver 1.1.1.1\nnameserver 10.0.0.53 # corp\n\tnameserver\t2606:4700::1111 \nnameservers 1.1.1.1\n\
                     nameserver nonsense\nnameserver 9.9.9.9\nnameserver 8.8.8.8\n";
         let read: Vec<String> = resolvers(text).iter().map(ToString::to_string).collect();
         assert_eq!(read, ["10.0.0.53", "2606:4700::1111", "9.9.9.9"]);

@@ -114,15 +114,22 @@ pub(super) fn outside(uplink: &Uplink, inner: &OwnedFd) -> io::Result<Link> {
         links.add_veth(INNER_LINK, UNDERWAY).await?;
         let done = connect(&links, uplink, &outer, inner).await;
         if done.is_err()
-            && let Some(link) = links.find(INNER_LINK).await?
+            && let Err(error) = disconnect(&links, uplink, &outer).await
         {
-            links.remove(link.index).await?;
-            for address in &uplink.addresses {
-                links.add_address(outer.index, *address, false).await?;
-            }
+            tracing::warn!(%error, "the links of a gate that failed are not as they were");
         }
         done.map(|()| outer)
     })
+}
+
+/// Takes away what [`connect`] has made so far.
+async fn disconnect(links: &Links, uplink: &Uplink, outer: &Link) -> io::Result<()> {
+    let Some(link) = links.find(INNER_LINK).await? else { return Ok(()) };
+    links.remove(link.index).await?;
+    for address in &uplink.addresses {
+        links.add_address(outer.index, *address, false).await?;
+    }
+    Ok(())
 }
 
 async fn connect(links: &Links, uplink: &Uplink, outer: &Link, inner: &OwnedFd) -> io::Result<()> {
