@@ -50,13 +50,8 @@ pub struct Attached {
 impl Attachment {
     pub(crate) fn new(id: &str, record: &Record) -> Self {
         let result = record.parsed_result();
-        // An address without an interface belongs to the only one inside.
-        let inside = |index: usize| result.interfaces.get(index).is_some_and(|one| !one.sandbox.is_empty());
-        let ips: Vec<_> = result.ips.iter().filter(|ip| ip.interface.is_none_or(inside)).collect();
-        let own = result
-            .interfaces
-            .iter()
-            .find(|one| !one.sandbox.is_empty() && one.name == record.parameters.interface);
+        let ips: Vec<_> = result.own_addresses(&record.parameters.interface).collect();
+        let own = result.interfaces.iter().find(|one| one.is_inside(&record.parameters.interface));
         let AddResult { routes, dns, .. } = result.clone();
         Self {
             id: id.to_owned(),

@@ -87,14 +87,17 @@ fn script(saved: &str, rules: &[Rule]) -> String {
     }
     let mut script = String::new();
     for table in ["raw", "nat", "filter"] {
-        let _ = writeln!(script, "*{table}");
+        let mut lines = String::new();
         for (_, line) in present.iter().filter(|(of, _)| *of == table) {
-            let _ = writeln!(script, "-D {}", &line["-A ".len()..]);
+            let _ = writeln!(lines, "-D {}", &line["-A ".len()..]);
         }
         for (_, rule, target) in rules.iter().filter(|(of, ..)| *of == table) {
-            let _ = writeln!(script, "-A {rule} -m comment --comment {mark} -j {target}");
+            let _ = writeln!(lines, "-A {rule} -m comment --comment {mark} -j {target}");
         }
-        script.push_str("COMMIT\n");
+        // A kernel may be without a table that nothing is asked of.
+        if !lines.is_empty() {
+            let _ = write!(script, "*{table}\n{lines}COMMIT\n");
+        }
     }
     script
 }
@@ -122,5 +125,8 @@ mod tests {
         assert_eq!(script(&fresh, &other).matches("-D ").count(), rules.len());
         let six = super::rules("fd00::/64".parse().unwrap());
         assert!(six.iter().all(|(table, ..)| *table != "raw"));
+        let fresh = script("", &six);
+        assert_eq!((fresh.matches('*').count(), fresh.matches("COMMIT\n").count()), (2, 2), "{fresh}");
+        assert!(!fresh.contains("*raw"), "{fresh}");
     }
 }

@@ -201,7 +201,7 @@ impl Networks {
     pub async fn check(&self, id: &str) -> Result<bool, NetworkError> {
         check_id(id)?;
         let record = Record::read(&self.attached(id))?;
-        let Some((mut record, result)) =
+        let Some((record, result)) =
             record.and_then(|record| record.result.clone().map(|result| (record, result)))
         else {
             return Err(NetworkError::Invalid {
@@ -210,20 +210,41 @@ impl Networks {
                 reason: "it is not attached to a network".into(),
             });
         };
+        let mut network = self.chain(&record);
         if !record.ports.is_empty() {
             // It looks for its rules of IPv4 in ip6tables too, and so is never content (plugins 1.1.1).
-            record.network.plugins.retain(|plugin| plugin.kind() != "portmap");
+            network.plugins.retain(|plugin| plugin.kind() != "portmap");
         }
-        self.client.check(&record.network, record.cni_version, &record.parameters, &result).await
+        self.client.check(&network, record.cni_version, &record.parameters, &result).await
     }
 
+    /// The network with a name. Nothing is made; `bridge` is given as it is or would be.
+    ///
+    /// # Errors
+    /// There is none, or why `bridge` could not be made.
+    pub fn find(&self, name: &str) -> Result<NetworkConfig, NetworkError> {
+        self.find_or(name, bridge::preview)
+    }
+
+    /// The same, and `bridge` is made if this is its first use.
     pub(crate) fn network(&self, name: &str) -> Result<NetworkConfig, NetworkError> {
+        self.find_or(name, bridge::network)
+    }
+
+    fn find_or(
+        &self,
+        name: &str,
+        bridge: fn(&Path, &BridgeOptions) -> Result<NetworkConfig, NetworkError>,
+    ) -> Result<NetworkConfig, NetworkError> {
         let mut catalog = Catalog::load(&self.places.configurations);
         if let Some(network) = catalog.networks.remove(name) {
             return Ok(network);
         }
         if name == bridge::NAME {
-            return bridge::network(&self.places.runtime, &self.bridge);
+            return bridge(&self.places.runtime, &self.bridge);
+        }
+        for problem in catalog.problems {
+            tracing::warn!(%problem, "a network cannot be used");
         }
         let known = catalog.networks.into_keys().chain([bridge::NAME.to_owned()]);
         Err(NetworkError::NoSuchNetwork {

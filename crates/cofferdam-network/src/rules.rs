@@ -31,20 +31,23 @@ impl Networks {
     pub(crate) async fn ids_in_rules(&self) -> Result<BTreeSet<String>, NetworkError> {
         let mut all = BTreeSet::new();
         for family in FAMILIES {
-            match self.iptables(&format!("{family}-save"), &[], "").await {
-                Ok(text) => all.extend(ids(&text, &self.prefix)),
-                Err(NetworkError::ProgramMissing { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            all.extend(ids(&self.saved(family).await?, &self.prefix));
         }
         Ok(all)
+    }
+
+    /// All rules of a family, as they are saved; none where its programs are missing.
+    async fn saved(&self, family: &str) -> Result<String, NetworkError> {
+        match self.iptables(&format!("{family}-save"), &[], "").await {
+            Err(NetworkError::ProgramMissing { .. }) => Ok(String::new()),
+            saved => saved,
+        }
     }
 
     /// Removes rules with one of the ids, and the chains that they lead to.
     pub(crate) async fn remove_rules(&self, ids: &BTreeSet<String>) -> Result<(), NetworkError> {
         for family in FAMILIES {
-            let text = self.iptables(&format!("{family}-save"), &[], "").await?;
-            let script = removal(&text, ids);
+            let script = removal(&self.saved(family).await?, ids);
             if !script.is_empty() {
                 self.iptables(&format!("{family}-restore"), &["-w", LOCK_SECONDS, "--noflush"], &script)
                     .await?;

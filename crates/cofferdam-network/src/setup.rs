@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::bridge;
-use crate::cni::PluginError;
+use crate::cni::{NetworkConfig, PluginError};
 use crate::error::NetworkError;
 use crate::lock::{Hold, Lock};
 use crate::namespace;
@@ -28,7 +28,7 @@ impl Networks {
         if record.network.source == bridge::file(&self.places.runtime) {
             self.ensure_bridge_rules(&record.network).await?;
         }
-        let (raw, _) = self.client.add(&record.network, record.cni_version, &record.parameters).await?;
+        let (raw, _) = self.client.add(&self.chain(record), record.cni_version, &record.parameters).await?;
         record.result = Some(raw);
         Self::check_families(record)?;
         let (path, interface) = (record.parameters.namespace.clone(), record.parameters.interface.clone());
@@ -66,6 +66,16 @@ impl Networks {
         record.ports = chosen;
         record.write(directory)?;
         Ok(held)
+    }
+
+    /// The plugins that have something to do for an attachment: without ports that of our own network which publishes
+    /// them has nothing, and each call costs a process. A prepared attachment has none until it is claimed.
+    pub(crate) fn chain(&self, record: &Record) -> NetworkConfig {
+        let mut network = record.network.clone();
+        if record.ports.is_empty() && network.source == bridge::file(&self.places.runtime) {
+            network.plugins.retain(|plugin| !plugin.is_capable("portMappings"));
+        }
+        network
     }
 
     /// Ports of all containers, with their ids.
@@ -111,8 +121,10 @@ impl Networks {
             // Plugins refuse a path that is there and is no namespace.
             parameters.namespace = "".into();
         }
-        let deleted =
-            self.client.del(&record.network, record.cni_version, &parameters, record.result.as_ref()).await;
+        let deleted = self
+            .client
+            .del(&self.chain(record), record.cni_version, &parameters, record.result.as_ref())
+            .await;
         errors.extend(deleted.err().into_iter().flatten().filter(|error| !is_unknown_container(error)));
         let namespaces = self.namespaces.clone();
         errors.extend(blocking(move || namespaces.destroy(&key)).await.err());
@@ -128,11 +140,7 @@ impl Networks {
     async fn restore_addresses(&self, record: &Record) -> bool {
         let result = record.parsed_result();
         let link = record.parameters.interface.clone();
-        let own = |index: usize| {
-            result.interfaces.get(index).is_some_and(|one| one.name == link && !one.sandbox.is_empty())
-        };
-        let addresses: Vec<_> =
-            result.ips.iter().filter(|ip| ip.interface.is_some_and(own)).map(|ip| ip.address).collect();
+        let addresses: Vec<_> = result.own_addresses(&link).map(|ip| ip.address).collect();
         let path = record.parameters.namespace.clone();
         blocking(move || {
             let entered = namespace::enter(&path, move || {

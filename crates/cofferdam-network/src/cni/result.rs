@@ -23,6 +23,14 @@ pub struct AddResult {
     pub dns: Dns,
 }
 
+impl AddResult {
+    /// The addresses of the container's interface. One without an interface belongs to the only one inside.
+    pub(crate) fn own_addresses(&self, name: &str) -> impl Iterator<Item = &IpAddress> {
+        let is_own = move |index: usize| self.interfaces.get(index).is_some_and(|one| one.is_inside(name));
+        self.ips.iter().filter(move |ip| ip.interface.is_none_or(is_own))
+    }
+}
+
 /// An interface that a plugin made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -36,6 +44,13 @@ pub struct Interface {
     pub mtu: Option<u32>,
     /// The namespace's path; empty on the host.
     pub sandbox: String,
+}
+
+impl Interface {
+    /// Whether it is that of the container with this name.
+    pub(crate) fn is_inside(&self, name: &str) -> bool {
+        !self.sandbox.is_empty() && self.name == name
+    }
 }
 
 /// An address.
@@ -110,7 +125,8 @@ impl fmt::Display for PluginError {
     }
 }
 
-/// Reads a result; `Err` says what is wrong with it.
+/// Reads a result; `Err` says what is wrong with it. It may be of another version than was asked for, if that is one
+/// which is known: `asked` is for the words of an error alone.
 ///
 /// Versions 0.3.0 to 1.1.0 differ in fields that are not kept (an address's `version`) or that are absent, so that one
 /// reading does for all. Before 0.3.0 a result had another form.
@@ -118,8 +134,7 @@ pub(crate) fn read(value: &Value, asked: CniVersion) -> Result<AddResult, String
     let Some(object) = value.as_object() else { return Err("its result is not an object".into()) };
     match object.get("cniVersion").map(|version| version.as_str().and_then(CniVersion::parse)) {
         // Some plugins leave it out, as libcni allows.
-        None => {}
-        Some(Some(_)) => {}
+        None | Some(Some(_)) => {}
         Some(None) => {
             return Err(format!("its result is of the version {}, not {asked}", object["cniVersion"]));
         }
@@ -139,6 +154,16 @@ pub(crate) fn read(value: &Value, asked: CniVersion) -> Result<AddResult, String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_the_containers_interface_are_told_from_others() {
+        let text = r#"{"interfaces":[{"name":"eth0"},{"name":"eth0","sandbox":"/run/netns/a"},{"name":"x","sandbox":"/run/netns/a"}],
+            "ips":[{"address":"10.1.0.1/16","interface":0},{"address":"10.1.0.5/16","interface":1},
+                   {"address":"10.1.0.6/16","interface":2},{"address":"10.1.0.7/16"}]}"#;
+        let result = read(&serde_json::from_str(text).unwrap(), CniVersion::V1_0_0).unwrap();
+        let own: Vec<String> = result.own_addresses("eth0").map(|ip| ip.address.to_string()).collect();
+        assert_eq!(own, ["10.1.0.5/16", "10.1.0.7/16"]);
+    }
 
     #[test]
     fn results_of_all_versions_are_read_alike() {

@@ -1,13 +1,16 @@
 //! Attaching and detaching, with real connections.
 
 use cofferdam_network::ports::PortRequest;
-use cofferdam_network::{NetworkError, NetworkErrorKind};
+use cofferdam_network::{NetworkError, NetworkErrorKind, Places, PoolMarks};
 
 use crate::Trial;
-use crate::host::{Left, get, get_from, networks, request, serve, until, wait};
+use crate::fake::Plugins;
+use crate::host::{Left, get, get_from, networks, networks_at, places, request, serve, until, wait};
 
-pub(crate) const TRIALS: &[Trial] =
-    &[("attach::the_bridge_carries_connections", the_bridge_carries_connections)];
+pub(crate) const TRIALS: &[Trial] = &[
+    ("attach::the_bridge_carries_connections", the_bridge_carries_connections),
+    ("attach::portmap_is_called_for_ports_alone", portmap_is_called_for_ports_alone),
+];
 
 fn the_bridge_carries_connections() {
     let networks = networks();
@@ -57,5 +60,45 @@ fn the_bridge_carries_connections() {
         }
         Left::settle(&before);
         assert_eq!(networks.attachment("one").unwrap(), None);
+    });
+}
+
+fn portmap_is_called_for_ports_alone() {
+    let usual = places();
+    let mut real = usual.plugins.iter().map(|directory| directory.join("portmap"));
+    let real = real.find(|path| path.is_file()).unwrap();
+    // Counts its calls, and does what the real one does.
+    let counted = Plugins::new(&["portmap"]);
+    for command in ["ADD", "CHECK", "DEL"] {
+        let script = format!("sed '1,/^$/d' \"$call\" | {}", real.display());
+        counted.answers("portmap", command, &script);
+    }
+    let plugins = [vec![counted.path().to_owned()], usual.plugins.clone()].concat();
+    let networks = networks_at(Places { plugins, ..usual });
+    let mut published = request("bridge");
+    published.ports = PortRequest::parse("80").unwrap();
+    let calls = |expected: &[&str]| assert_eq!(counted.order(), expected);
+    wait(async {
+        networks.attach("plain", &request("bridge")).await.unwrap();
+        assert!(networks.check("plain").await.unwrap());
+        networks.detach("plain").await.unwrap();
+        calls(&[]);
+        networks.attach("published", &published).await.unwrap();
+        calls(&["portmap ADD"]);
+        networks.detach("published").await.unwrap();
+        calls(&["portmap DEL"]);
+        // A prepared one whose ports come with the claim needs it, too.
+        networks.refill("bridge", PoolMarks { low: 2, high: 2 }).await.unwrap();
+        networks.attach("plain", &request("bridge")).await.unwrap();
+        calls(&[]);
+        let claimed = networks.attach("published", &published).await.unwrap();
+        assert!(!claimed.attachment.addresses.is_empty() && claimed.held.len() == 1);
+        calls(&["portmap ADD"]);
+        networks.detach("plain").await.unwrap();
+        calls(&[]);
+        networks.detach("published").await.unwrap();
+        calls(&["portmap DEL"]);
+        let left = networks.leftovers(&|_| false).await.unwrap();
+        assert!(left.is_empty(), "{left:?}");
     });
 }

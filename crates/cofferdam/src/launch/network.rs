@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use cofferdam_network::cni::config::DEFAULT_DIRECTORY;
-
 use super::{LaunchError, Launcher, Prepared};
 use crate::lifecycle::Status;
-use crate::network::{CniError, Connection, NameFiles, Names, networks};
+use crate::network::{Connection, NameFiles, Names, networks};
 use crate::request::{ContainerPlan, NetworkMode, Refused, Source};
 use crate::state::{ContainerDir, StateError};
 
@@ -21,18 +19,7 @@ impl Launcher {
     pub(super) fn find_network(&self, plan: &mut ContainerPlan) -> Result<(), LaunchError> {
         match &plan.network {
             Some(NetworkMode::Cni { network }) => {
-                let catalog = networks(&self.network_dir)?.catalog();
-                if !catalog.networks.contains_key(network) {
-                    if let Some(problem) = catalog.problems.into_iter().next() {
-                        tracing::warn!(%problem, "a network cannot be used");
-                    }
-                    return Err(CniError::NoSuchNetwork {
-                        name: network.clone(),
-                        known: catalog.networks.into_keys().collect(),
-                        directories: vec![DEFAULT_DIRECTORY.into()],
-                    }
-                    .into());
-                }
+                networks(&self.network_dir)?.find(network)?;
             }
             Some(NetworkMode::Container { container }) => {
                 let path = self.namespace_of(container)?;

@@ -113,7 +113,8 @@ impl Connection {
             let namespace = attachment.namespace.clone();
             return Ok(Connected { attachment, held, namespace, gate: None });
         };
-        let namespace = gated(&self.directory).create(id.as_str())?;
+        let (gated, name) = (gated(&self.directory), id.to_string());
+        let namespace = blocking(move || gated.create(&name)).await?;
         let (programs, uplink) = (Arc::new(Reaped), Uplink::from(&attachment));
         let gate = Gate::make(programs, &attachment.namespace, &namespace, &uplink, &policy).await?;
         Ok(Connected { attachment, held, namespace, gate: Some(gate) })
@@ -145,18 +146,40 @@ impl Connection {
     }
 }
 
-/// Takes away what a container has of a network, whatever it asked for.
+/// Takes away what a container has of a network, whatever it asked for, and goes on after failures.
 ///
 /// # Errors
-/// What could not be taken away.
+/// The first thing that could not be taken away; the others are logged.
 pub(crate) async fn end_attachment(directory: &Path, id: &ContainerId) -> Result<(), ConnectError> {
     let (networks, gated) = (networks(directory)?, gated(directory));
-    if gated.path(id.as_str()).exists()
-        && let Some(attachment) = networks.attachment(id.as_str())?
-    {
+    let mut errors = Vec::new();
+    if gated.path(id.as_str()).exists() {
         // It has taken the addresses, which the plugins look for.
-        Gate::unmake(Arc::new(Reaped), &attachment.namespace).await?;
+        errors.extend(end_gate(&networks, id).await.err());
     }
-    networks.detach(id.as_str()).await?;
-    Ok(gated.destroy(id.as_str())?)
+    errors.extend(networks.detach(id.as_str()).await.err().map(ConnectError::from));
+    let name = id.to_string();
+    errors.extend(blocking(move || gated.destroy(&name)).await.err().map(ConnectError::from));
+    let mut errors = errors.into_iter();
+    let first = errors.next();
+    for error in errors {
+        tracing::warn!(%id, %error, "more of a container's network could not be taken away");
+    }
+    first.map_or(Ok(()), Err)
+}
+
+async fn end_gate(networks: &Networks, id: &ContainerId) -> Result<(), ConnectError> {
+    let Some(attachment) = networks.attachment(id.as_str())? else { return Ok(()) };
+    Ok(Gate::unmake(Arc::new(Reaped), &attachment.namespace).await?)
+}
+
+/// Runs what blocks for some milliseconds beside the event loop.
+async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, CniError> + Send + 'static,
+) -> Result<T, CniError> {
+    let failed = |error: tokio::task::JoinError| CniError::Program {
+        program: "a thread of ours".into(),
+        reason: error.to_string(),
+    };
+    tokio::task::spawn_blocking(act).await.map_err(failed)?
 }
