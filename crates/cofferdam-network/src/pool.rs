@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  (nothing) --refill--> adding --> added --claim: rename--> attached
+//!                                                \-- ports: adding --> added
 //! ```
 //!
 //! Invariant: a prepared attachment becomes one container's, and never comes back. A claim moves its directory from
@@ -143,6 +144,8 @@ impl Networks {
         let mut held = HeldPorts::default();
         if let (Some(publisher), false) = (publisher, request.ports.is_empty()) {
             let published = async {
+                // Until it is published, nobody may take it for whole.
+                record.phase = Phase::Adding;
                 held = self.take_ports(&directory, &mut record, &request.ports).await?;
                 let (version, previous) = (record.cni_version, record.result.clone());
                 let added = self
@@ -151,6 +154,7 @@ impl Networks {
                     .await;
                 record.result = Some(added?.0);
                 Self::check_families(&record)?;
+                record.phase = Phase::Added;
                 record.write(&directory)
             };
             if let Err(error) = published.await {

@@ -18,7 +18,7 @@ use crate::error::NetworkError;
 pub const DEFAULT_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// How many free ports are tried when the kernel's choice is taken by a container.
 const TRIES_LIMIT: usize = 64;
-/// How many ports one container may publish. Each costs several rules.
+/// How many ports one `--publish` may name. Each costs several rules.
 const PORTS_LIMIT: usize = 1024;
 
 /// Protocols of ports.
@@ -132,7 +132,8 @@ pub(crate) fn mappings(ports: &[PublishedPort]) -> Value {
     Value::Array(ports.iter().map(mapping).collect())
 }
 
-/// Chooses and holds a port of the host for each request. `taken` are those of other containers, with their ids.
+/// Chooses and holds a port of the host for each request, none of which excludes another. `taken` are those of other
+/// containers, with their ids.
 ///
 /// # Errors
 /// [`NetworkError::PortTaken`].
@@ -143,7 +144,7 @@ pub(crate) fn reserve(
     let mut chosen: Vec<PublishedPort> = Vec::new();
     let mut held = HeldPorts::default();
     for request in requests {
-        let (port, socket) = choose(request, taken)?;
+        let (port, socket) = choose(request, taken, &chosen)?;
         chosen.push(port);
         held.0.push(socket);
     }
@@ -153,6 +154,7 @@ pub(crate) fn reserve(
 fn choose(
     request: &PortRequest,
     taken: &[(String, PublishedPort)],
+    chosen: &[PublishedPort],
 ) -> Result<(PublishedPort, OwnedFd), NetworkError> {
     let candidates: Box<dyn Iterator<Item = u16>> = match &request.host {
         Some(range) => Box::new(range.clone()),
@@ -188,9 +190,12 @@ fn choose(
             container: request.container,
             protocol: request.protocol,
         };
-        match taken.iter().find(|(_, other)| port.excludes(other)) {
+        let of_others = taken.iter().map(|(id, other)| (Some(id), other));
+        // Two sockets of ours can have one port, where both may have to share it with connections that have ended.
+        let mut others = of_others.chain(chosen.iter().map(|other| (None, other)));
+        match others.find(|(_, other)| port.excludes(other)) {
             Some((id, _)) => {
-                refusal.get_or_insert_with(|| refused(Some(id.clone())));
+                refusal.get_or_insert_with(|| refused(id.cloned()));
                 rejected.push(socket);
             }
             None => return Ok((port, socket)),
@@ -389,6 +394,23 @@ mod tests {
         drop(held);
         let (again, _held) = reserve(&same, &[]).unwrap();
         assert_eq!(again, ports);
+    }
+
+    #[test]
+    fn a_port_is_published_once() {
+        // As a connection that has ended, this lets those have the port who share it.
+        let socket =
+            socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+        bind(&socket, &SocketAddr::new(DEFAULT_ADDRESS, 0)).unwrap();
+        let port = SocketAddr::try_from(getsockname(&socket).unwrap()).unwrap().port();
+        let parse = |text: String| PortRequest::parse(&text).unwrap();
+        reserve(&parse(format!("{port}:80")), &[]).unwrap();
+        for second in [format!("{port}:81"), format!("0.0.0.0:{port}:81")] {
+            let both = [parse(format!("{port}:80")), parse(second)].concat();
+            let taken = reserve(&both, &[]).unwrap_err();
+            assert!(matches!(taken, NetworkError::PortTaken { by: None, .. }), "{taken}");
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub struct ProgramCall {
     pub stdin: Vec<u8>,
     /// How long it may take. Then it is killed with its process group.
     pub limit: Duration,
-    /// How much of each output stream is kept, in bytes. The rest is read, and thrown away.
+    /// How much of its standard output is kept, in bytes. The rest is read, and thrown away. For its standard error the
+    /// runner has a limit of its own.
     pub output_limit_bytes: usize,
 }
 

@@ -36,7 +36,7 @@ pub enum GateError {
         namespace: PathBuf,
         /// How it ended.
         status: String,
-        /// The beginning of what it wrote to standard error.
+        /// The end of what it wrote to standard error.
         said: String,
     },
     /// The kernel refused something in a network namespace.

@@ -3,15 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use cofferdam_network::PoolMarks;
 use cofferdam_network::ports::PortRequest;
+use cofferdam_network::{Places, PoolMarks};
+use serde_json::json;
 
 use crate::Trial;
-use crate::host::{Left, get, networks, request, serve, sh, until, wait};
+use crate::fake::Plugins;
+use crate::host::{Left, get, networks, networks_at, places, request, serve, sh, until, wait};
 
 pub(crate) const TRIALS: &[Trial] = &[
     ("pool::a_prepared_one_is_claimed_once", a_prepared_one_is_claimed_once),
     ("pool::what_is_of_no_use_is_taken_away", what_is_of_no_use_is_taken_away),
+    ("pool::a_claimed_one_is_not_whole_until_its_ports_are", a_claimed_one_is_not_whole_until_its_ports_are),
 ];
 
 fn a_prepared_one_is_claimed_once() {
@@ -77,5 +80,31 @@ fn what_is_of_no_use_is_taken_away() {
         networks.drain("bridge").await.unwrap();
         assert!(networks.attachment("none").unwrap().is_none());
         assert_eq!(sh("ls /run/cofferdam/netns; ls /run/state/pool/bridge"), "");
+    });
+}
+
+fn a_claimed_one_is_not_whole_until_its_ports_are() {
+    let plugins = Plugins::new(&["first", "second"]);
+    let config = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [
+        {"type": "first"}, {"type": "second", "capabilities": {"portMappings": true}},
+    ]});
+    std::fs::write(plugins.path().join("net.conflist"), config.to_string()).unwrap();
+    let answer = r#"echo '{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.5/16"}]}'"#;
+    for plugin in ["first", "second"] {
+        plugins.answers(plugin, "ADD", answer);
+    }
+    let at = || vec![plugins.path().to_owned()];
+    let networks = networks_at(Places { configurations: at(), plugins: at(), ..places() });
+    wait(async {
+        networks.refill("net", PoolMarks { low: 1, high: 1 }).await.unwrap();
+        let look = r#"grep -o '"phase": "[a-z]*"' /run/state/attached/one/record.json"#;
+        plugins.answers("second", "ADD", &format!("{look} > /run/meanwhile; {answer}"));
+        let mut published = request("net");
+        published.ports = PortRequest::parse("80").unwrap();
+        networks.attach("one", &published).await.unwrap();
+        assert_eq!(sh("cat /run/meanwhile").trim(), r#""phase": "adding""#);
+        assert_eq!(sh(look).trim(), r#""phase": "added""#);
+        assert!(networks.attachment("one").unwrap().is_some());
+        networks.detach("one").await.unwrap();
     });
 }
