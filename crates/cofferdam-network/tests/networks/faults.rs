@@ -15,6 +15,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     ("faults::what_is_no_answer_is_an_error", what_is_no_answer_is_an_error),
     ("faults::a_plugin_that_hangs_is_killed", a_plugin_that_hangs_is_killed),
     ("faults::a_failed_add_is_undone", a_failed_add_is_undone),
+    ("faults::why_there_is_no_bridge_is_said", why_there_is_no_bridge_is_said),
     ("faults::what_cannot_be_undone_stays_written_down", what_cannot_be_undone_stays_written_down),
 ];
 
@@ -118,6 +119,18 @@ fn a_failed_add_is_undone() {
         assert!(error.to_string().contains("net, bridge"), "{error}");
         Left::settle(&before);
     });
+}
+
+fn why_there_is_no_bridge_is_said() {
+    let networks = networks_at(places());
+    assert_eq!(networks.find("bridge").unwrap().name, "bridge");
+    let file = std::path::Path::new("/run/cofferdam/bridge.conflist");
+    assert!(!file.exists(), "nothing is made");
+    assert_eq!(networks.find("other").unwrap_err().kind(), NetworkErrorKind::NoSuchNetwork);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, "garbage").unwrap();
+    let error = networks.find("bridge").unwrap_err();
+    assert!(matches!(error, NetworkError::Configuration { ref path, .. } if path == file), "{error}");
 }
 
 fn what_cannot_be_undone_stays_written_down() {

@@ -18,6 +18,7 @@ pub(crate) const TRIALS: &[Trial] = &[
     ("gc::a_plugin_that_outlives_its_caller_is_waited_for", a_plugin_that_outlives_its_caller_is_waited_for),
     ("gc::rules_go_though_gvisor_took_the_addresses", rules_go_though_gvisor_took_the_addresses),
     ("gc::what_has_no_record_is_found", what_has_no_record_is_found),
+    ("gc::a_missing_family_of_iptables_has_no_rules", a_missing_family_of_iptables_has_no_rules),
     ("gc::a_namespace_that_went_first_is_no_trouble", a_namespace_that_went_first_is_no_trouble),
     ("gc::what_others_have_is_left_alone", what_others_have_is_left_alone),
     ("gc::a_record_of_another_release_is_left_alone", a_record_of_another_release_is_left_alone),
@@ -136,6 +137,22 @@ fn what_has_no_record_is_found() {
         // The address of each family, and the one that host-local did not write to its end.
         assert_eq!((left.namespaces.len(), left.leases.len(), left.rules.len()), (1, 3, 1), "{left:?}");
         assert_eq!(networks().gc(&|_| true).await.unwrap(), left);
+        Left::settle(&before);
+    });
+}
+
+fn a_missing_family_of_iptables_has_no_rules() {
+    wait(async {
+        let before = used_once().await;
+        networks().attach("one", &with_ports()).await.unwrap();
+        sh("rm -r /run/state/attached/one");
+        // This host alone is without it.
+        sh("mkdir /run/without /run/work && mknod /run/without/ip6tables-save c 0 0
+            mount -t overlay -o lowerdir=/usr/sbin,upperdir=/run/without,workdir=/run/work overlay /usr/sbin
+            test ! -e /usr/sbin/ip6tables-save");
+        assert_eq!(networks().gc(&|_| true).await.unwrap().rules.len(), 1);
+        assert!(networks().leftovers(&|_| true).await.unwrap().is_empty());
+        sh("umount /usr/sbin");
         Left::settle(&before);
     });
 }
