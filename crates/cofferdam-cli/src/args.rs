@@ -155,23 +155,25 @@ pub(crate) struct HealthArgs {
     /// How many failures in a row make it unhealthy [default: 3]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) health_retries: Option<u32>,
+    /// Do not ask the container as its image says
+    #[arg(long, conflicts_with_all = ["health_cmd", "health_http", "health_tcp", "health_interval", "health_timeout",
+        "health_start_period", "health_retries", "health_on_failure"])]
+    pub(crate) no_healthcheck: bool,
     /// What is done with an unhealthy container: none, kill (a restart policy then applies) or stop [default: none]
     #[arg(long, value_name = "ACTION")]
     pub(crate) health_on_failure: Option<String>,
 }
 
 impl HealthArgs {
-    fn request(&self) -> Result<Option<HealthRequest>, CliError> {
-        let probed = self.health_cmd.is_some() || self.health_http.is_some() || self.health_tcp.is_some();
+    /// What it asks for; without a probe, it is about the image's.
+    fn request(&self) -> Option<HealthRequest> {
         let request = HealthRequest {
-            command: self
-                .health_cmd
-                .iter()
-                // An empty one is refused by its emptiness.
-                .filter(|command| !command.is_empty())
-                .flat_map(|command| ["sh", "-c", command])
-                .map(str::to_owned)
-                .collect(),
+            command: match self.health_cmd.as_deref() {
+                None => vec![],
+                // The library refuses it.
+                Some("") => vec![String::new()],
+                Some(command) => ["sh", "-c", command].map(str::to_owned).to_vec(),
+            },
             http: self.health_http.clone(),
             tcp: self.health_tcp.clone(),
             interval_ms: self.health_interval.map(millis),
@@ -180,13 +182,7 @@ impl HealthArgs {
             retries: self.health_retries,
             on_failure: self.health_on_failure.clone(),
         };
-        if !probed && request != HealthRequest::default() {
-            return Err(refuse(
-                "--health-*",
-                "there is no probe: give --health-cmd, --health-http or --health-tcp",
-            ));
-        }
-        Ok(probed.then_some(request))
+        Some(request).filter(|request| *request != HealthRequest::default())
     }
 }
 
@@ -320,7 +316,7 @@ impl LaunchArgs {
         request.timeout_ms = self.timeout.map(millis);
         request.ttl_ms = self.ttl.map(millis);
         request.idle_ms = self.idle_timeout.map(millis);
-        request.health = self.health.request()?;
+        (request.health, request.no_healthcheck) = (self.health.request(), self.health.no_healthcheck);
         request.keep_report_ms = self.keep_report.map(millis);
         request.restart.clone_from(&self.restart);
         request.stop_signal.clone_from(&self.stop_signal);
@@ -358,7 +354,7 @@ pub(crate) fn labels(texts: &[String]) -> BTreeMap<String, String> {
     texts.iter().map(split).collect()
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -1,18 +1,19 @@
 //! From the name of an image to what a container is made from.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use cofferdam::request::{ImageDefaults, ImageUse};
+use cofferdam::request::{HealthRequest, ImageDefaults, ImageUse, SHORTEST_PROBE};
 use cofferdam::rootfs::images_in_use;
-use cofferdam_image::oci_spec::image::ImageConfiguration;
+use cofferdam_image::healthcheck::Healthcheck;
 use cofferdam_image::progress::Progress;
 use cofferdam_image::reference::ImageName;
 use cofferdam_image::source::ImageSource;
 use cofferdam_image::store::{Hold, InUse, Users};
 use cofferdam_image::{Image, ImageError, Platform, Store};
 
-use crate::args::{ImageArgs, LaunchArgs, Pull, RegistryArgs};
+use crate::args::{ImageArgs, LaunchArgs, Pull, RegistryArgs, millis};
 use crate::context::Context;
 use crate::output::{CliError, note};
 use crate::progress::Shown;
@@ -24,9 +25,14 @@ pub(crate) struct Obtained {
     _hold: Hold,
 }
 
-/// The store of images.
+/// Where the store of images is, or will be.
+pub(crate) fn store_dir(context: &Context) -> PathBuf {
+    context.engine.data_dir().join("images")
+}
+
+/// The store of images; it is made where there is none.
 pub(crate) fn store(context: &Context) -> Result<Store, CliError> {
-    Ok(Store::open(&context.engine.data_dir().join("images"))?)
+    Ok(Store::open(&store_dir(context))?)
 }
 
 /// What the words of `run` and `create` name, where they name an image.
@@ -65,7 +71,7 @@ pub(crate) async fn obtain(context: &Context, text: &str, args: &ImageArgs) -> R
         layers,
         rootfs_dir: context.engine.rootfs_dir(),
         hold: store.lock_file(),
-        defaults: defaults(&image.config),
+        defaults: defaults(&store, &image)?,
     };
     Ok(Obtained { image: Box::new(image), _hold: hold })
 }
@@ -140,10 +146,11 @@ pub(crate) fn platform(text: Option<&str>) -> Result<Platform, CliError> {
 }
 
 /// What an image's configuration says of its containers.
-fn defaults(config: &ImageConfiguration) -> ImageDefaults {
-    let Some(config) = config.config() else { return ImageDefaults::default() };
+fn defaults(store: &Store, image: &Image) -> Result<ImageDefaults, CliError> {
+    let Some(config) = image.config.config() else { return Ok(ImageDefaults::default()) };
     let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
-    ImageDefaults {
+    let health = Healthcheck::read(&store.configuration(image)?)?;
+    Ok(ImageDefaults {
         entrypoint: config.entrypoint().clone().unwrap_or_default(),
         cmd: config.cmd().clone().unwrap_or_default(),
         env: config.env().clone().unwrap_or_default(),
@@ -153,5 +160,19 @@ fn defaults(config: &ImageConfiguration) -> ImageDefaults {
         labels: config.labels().clone().unwrap_or_default().into_iter().collect(),
         volumes: config.volumes().clone().unwrap_or_default(),
         ports: config.exposed_ports().clone().unwrap_or_default(),
+        health: health.map(health_request),
+    })
+}
+
+fn health_request(check: Healthcheck) -> HealthRequest {
+    // docker takes times that are too short for a call of a runtime.
+    let probing = |time: Option<Duration>| time.map(|time| millis(time.max(SHORTEST_PROBE)));
+    HealthRequest {
+        command: check.command,
+        interval_ms: probing(check.interval),
+        timeout_ms: probing(check.timeout),
+        start_period_ms: check.start_period.map(millis),
+        retries: check.retries,
+        ..HealthRequest::default()
     }
 }

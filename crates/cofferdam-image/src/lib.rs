@@ -9,6 +9,7 @@
 //! - [`source`]: where images come from.
 //! - [`local`]: images in directories and archives.
 //! - [`store`]: images that are here, and their layers.
+//! - [`healthcheck`]: what an image says of its containers that docker alone knows.
 //! - [`progress`]: what whoever waits is told.
 //! - [`unpack`]: a layer becomes a directory for overlayfs.
 //! - [`pack`]: a directory of overlayfs becomes a layer, and a root filesystem an archive.
@@ -20,6 +21,7 @@ pub mod copy;
 mod decompress;
 mod digest;
 pub mod error;
+pub mod healthcheck;
 pub mod local;
 mod manifest;
 mod media;

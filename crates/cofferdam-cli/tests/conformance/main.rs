@@ -82,6 +82,7 @@ fn main() -> ExitCode {
         network::CASES,
         bridge::CASES,
         images::run::CASES,
+        images::defaults::CASES,
         images::store::CASES,
         images::files::CASES,
         images::crashes::CASES,

@@ -13,7 +13,7 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How many have to fail one after the other: docker's default.
 const DEFAULT_RETRIES: u32 = 3;
 /// The shortest interval and time: each probe costs a call of the runtime.
-const SHORTEST: Duration = Duration::from_millis(100);
+pub const SHORTEST_PROBE: Duration = Duration::from_millis(100);
 
 /// How a caller wants a container to be probed. One of `command`, `http` and `tcp`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,29 @@ pub struct HealthRequest {
     pub retries: Option<u32>,
     /// `none`, `kill` or `stop`: what is done with an unhealthy container.
     pub on_failure: Option<String>,
+}
+
+impl HealthRequest {
+    /// Whether it says how the container is asked.
+    #[must_use]
+    pub fn has_probe(&self) -> bool {
+        !self.command.is_empty() || self.http.is_some() || self.tcp.is_some()
+    }
+
+    /// What this says, and what `other` says of the rest.
+    pub(super) fn or(self, other: Self) -> Self {
+        let probe = if self.has_probe() { self.clone() } else { other.clone() };
+        Self {
+            command: probe.command,
+            http: probe.http,
+            tcp: probe.tcp,
+            interval_ms: self.interval_ms.or(other.interval_ms),
+            timeout_ms: self.timeout_ms.or(other.timeout_ms),
+            start_period_ms: self.start_period_ms.or(other.start_period_ms),
+            retries: self.retries.or(other.retries),
+            on_failure: self.on_failure.or(other.on_failure),
+        }
+    }
 }
 
 /// How a container is probed.
@@ -111,7 +134,7 @@ impl HealthCheck {
     pub fn parse(request: &HealthRequest) -> Result<Self, Refused> {
         let long = |field: &str, ms: Option<u64>, default: Duration| {
             let time = ms.map_or(default, Duration::from_millis);
-            if time < SHORTEST {
+            if time < SHORTEST_PROBE {
                 return Err(Refused::new(field, "it is too short: give at least 100ms"));
             }
             Ok(time)
@@ -147,6 +170,10 @@ fn probe(request: &HealthRequest) -> Result<Probe, Refused> {
             request.command.iter().try_for_each(|argument| check_string("--health-cmd", argument))?;
             Ok(Probe::Command { args: request.command.clone() })
         }
+        ([], None, None) => Err(Refused::new(
+            "--health-*",
+            "there is no probe: give --health-cmd, --health-http or --health-tcp",
+        )),
         _ => Err(Refused::new(
             "--health-cmd, --health-http, --health-tcp",
             "give exactly one of them, and not an empty one",
@@ -217,14 +244,19 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (change, field) in [
-            ((|_| {}) as fn(&mut HealthRequest), "--health-cmd, --health-http, --health-tcp"),
+            ((|_| {}) as fn(&mut HealthRequest), "--health-*"),
+            (|request| request.command = vec![String::new()], "--health-cmd, --health-http, --health-tcp"),
+            (
+                |request| request.tcp = Some("localhost:80".into()),
+                "--health-cmd, --health-http, --health-tcp",
+            ),
             (|request| request.retries = Some(0), "--health-retries"),
             (|request| request.interval_ms = Some(1), "--health-interval"),
             (|request| request.timeout_ms = Some(0), "--health-timeout"),
             (|request| request.on_failure = Some("restart".into()), "--health-on-failure"),
         ] {
             let refused = parse(|request| {
-                if field.len() < 30 {
+                if field != "--health-*" {
                     request.command = vec!["true".into()];
                 }
                 change(request);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LaunchRequest, Refused, Source};
+use super::{HealthRequest, LaunchRequest, Refused, Source};
 use super::{check_cwd, check_env_entry, check_string};
 
 /// An image whose layers lie unpacked on this machine.
@@ -57,6 +57,9 @@ pub struct ImageDefaults {
     /// Ports that it listens on, such as `80/tcp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<String>,
+    /// How it is asked whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthRequest>,
 }
 
 /// Fills in what the caller leaves to the image.
@@ -89,6 +92,7 @@ pub(super) fn fill_in(mut request: LaunchRequest) -> Result<LaunchRequest, Refus
     request.cwd = request.cwd.or(defaults.cwd);
     request.user = request.user.or(defaults.user);
     request.stop_signal = request.stop_signal.or(defaults.stop_signal);
+    request.health = health(defaults.health.filter(|_| !request.no_healthcheck), request.health);
     request.labels = defaults.labels.into_iter().chain(request.labels).collect();
     Ok(request)
 }
@@ -100,6 +104,14 @@ fn command(defaults: &ImageDefaults, entrypoint: Option<String>, args: Vec<Strin
         Some(own) => Some(own).into_iter().filter(|own| !own.is_empty()).chain(args).collect(),
         None if args.is_empty() => [&defaults.entrypoint[..], &defaults.cmd].concat(),
         None => defaults.entrypoint.iter().cloned().chain(args).collect(),
+    }
+}
+
+/// docker's rule: a probe of the caller's replaces the image's, and what else the caller says holds for the image's, too.
+fn health(image: Option<HealthRequest>, own: Option<HealthRequest>) -> Option<HealthRequest> {
+    match (image, own) {
+        (Some(image), Some(own)) => Some(own.or(image)),
+        (image, own) => own.or(image),
     }
 }
 
@@ -175,6 +187,27 @@ mod tests {
         assert_eq!(plan.env, words(&["PATH=/bin", "A=image", "A=mine"]), "the last of a key holds");
         assert_eq!((plan.cwd.as_deref(), plan.labels["a"].as_str()), (Some("/"), "mine"));
         assert_eq!(plan.labels["b"], "image");
+    }
+
+    #[test]
+    fn a_health_check_is_the_images_where_the_caller_says_nothing() {
+        let probe = |word: &str| HealthRequest { command: words(&[word]), ..HealthRequest::default() };
+        let image = HealthRequest { interval_ms: Some(500), retries: Some(5), ..probe("image") };
+        let numbers = HealthRequest { retries: Some(1), ..HealthRequest::default() };
+        for (own, expected) in [
+            (None, image.clone()),
+            (Some(numbers), HealthRequest { retries: Some(1), ..image.clone() }),
+            (Some(probe("own")), HealthRequest { command: words(&["own"]), ..image.clone() }),
+        ] {
+            assert_eq!(health(Some(image.clone()), own), Some(expected));
+        }
+        assert_eq!(health(None, None), None);
+        let tcp = HealthRequest { tcp: Some("localhost:1".into()), ..HealthRequest::default() };
+        assert_eq!(
+            health(Some(image), Some(tcp)).map(|request| request.command),
+            Some(vec![]),
+            "one probe alone"
+        );
     }
 
     #[test]

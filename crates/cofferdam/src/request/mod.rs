@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe};
+pub use health::{HealthCheck, HealthRequest, OnUnhealthy, Probe, SHORTEST_PROBE};
 pub use image::{ImageDefaults, ImageUse};
 pub use limits::{CPU_PERIOD_US, LimitRequest, Limits, MEMORY_FLOOR_BYTES};
 pub(crate) use limits::{in_whole_pages, list_of, parse_memory};
@@ -177,6 +177,9 @@ pub struct LaunchRequest {
     /// Ask it whether it is well.
     #[serde(default)]
     pub health: Option<HealthRequest>,
+    /// Do not ask it as its image says.
+    #[serde(default)]
+    pub no_healthcheck: bool,
     /// How its output is kept; `None` is not at all. What a caller takes by a descriptor is not kept in any case.
     #[serde(default)]
     pub log: Option<LogRequest>,
@@ -235,6 +238,7 @@ impl LaunchRequest {
             keep_report_ms: None,
             restart: None,
             health: None,
+            no_healthcheck: false,
             log: None,
         }
     }

@@ -1,6 +1,7 @@
 //! Containers of images: how they run, where images come from and go to, and what is left when processes are killed.
 
 pub(crate) mod crashes;
+pub(crate) mod defaults;
 pub(crate) mod files;
 pub(crate) mod run;
 pub(crate) mod store;

@@ -8,11 +8,11 @@ mod record;
 mod tmpfs_option;
 mod volume_option;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::{LaunchRequest, Refused, check_destination};
+use super::{LaunchRequest, Refused, Source, check_destination};
 use crate::id::{VolumeName, quote};
 
 pub use record::MountRecord;
@@ -20,6 +20,8 @@ pub(crate) use record::VOLUME_DATA;
 
 /// The longest path that Linux takes (`PATH_MAX`), its NUL included.
 const PATH_LIMIT_BYTES: usize = 4096;
+/// How many volumes an image may want: each is a directory on the host.
+const IMAGE_VOLUMES_LIMIT: usize = 100;
 
 /// A mount that a user asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +49,8 @@ pub enum MountOption {
     Mount,
     /// `--tmpfs`.
     Tmpfs,
+    /// None of them: the image says that a directory is to outlive its container.
+    Image,
 }
 
 /// What is mounted.
@@ -166,6 +170,7 @@ impl fmt::Display for MountOption {
             Self::Volume => "--volume",
             Self::Mount => "--mount",
             Self::Tmpfs => "--tmpfs",
+            Self::Image => "the image's VOLUME",
         })
     }
 }
@@ -193,6 +198,18 @@ impl MountRequest {
     /// Why the text is not one.
     pub fn parse_tmpfs(text: &str) -> Result<Self, String> {
         tmpfs_option::parse(text)
+    }
+
+    fn of_image(destination: String) -> Self {
+        let (name, labels) = (VolumeName::generate(), BTreeMap::new());
+        Self {
+            option: MountOption::Image,
+            destination,
+            kind: MountKind::Volume { name, anonymous: true, copy: true, labels },
+            read_only: false,
+            flags: MountFlags::default(),
+            ignored: vec![],
+        }
     }
 
     /// Its options in a specification.
@@ -276,9 +293,26 @@ pub(super) fn parse_all(request: &LaunchRequest) -> Result<Vec<MountRequest>, Re
             mounts.push(mount);
         }
     }
+    mounts.extend(of_image(request, &mounts)?);
     check_places(request, &mounts)?;
     mounts.sort_by_key(|mount| Path::new(&mount.destination).components().count());
     Ok(mounts)
+}
+
+/// docker's rule: where the image says so, and nothing else is mounted, there is a volume without a name.
+fn of_image(request: &LaunchRequest, given: &[MountRequest]) -> Result<Vec<MountRequest>, Refused> {
+    let Source::Image(image) = &request.source else { return Ok(vec![]) };
+    let refused = |why| Refused::new(&format!("the configuration of {}", image.name), why);
+    let places = &image.defaults.volumes;
+    if places.len() > IMAGE_VOLUMES_LIMIT {
+        let why = format!("it wants {} volumes; the limit is {IMAGE_VOLUMES_LIMIT}", places.len());
+        return Err(refused(why));
+    }
+    // Two spellings of a place are one.
+    let places: Result<BTreeSet<String>, _> = places.iter().map(|text| destination(text)).collect();
+    let places = places.map_err(|why| refused(format!("its VOLUME: {why}")))?;
+    let is_free = |place: &String| !given.iter().any(|mount| mount.destination == *place);
+    Ok(places.into_iter().filter(is_free).map(MountRequest::of_image).collect())
 }
 
 /// Checks that no other option has something at the place of a mount.
