@@ -1,17 +1,22 @@
 //! `gc`: what killed processes have left behind.
 
-use cofferdam::engine::Leftover;
+use cofferdam::engine::{Leftover, LeftoverKind};
+use cofferdam_image::store::Freed;
 
+use super::image::content;
 use crate::cli::GcFormat;
 use crate::context::Context;
-use crate::output::{CliError, print, print_json};
+use crate::images::{Containers, store, store_dir};
+use crate::output::{CliError, note, print, print_json};
 use crate::table::render;
 
 /// The exit code when something could not be taken away.
 const LEFT: u8 = 1;
 
 pub(super) async fn gc(context: &Context, only_show: bool, format: GcFormat) -> Result<u8, CliError> {
-    let found = context.engine.collect_garbage(only_show).await?;
+    let mut found = context.engine.collect_garbage(only_show).await?;
+    // After the root filesystems, which use layers.
+    found.extend(collect_images(context, only_show).await);
     match format {
         GcFormat::Json => print_json(&found)?,
         GcFormat::Table if found.is_empty() => print("nothing is left behind")?,
@@ -21,6 +26,33 @@ pub(super) async fn gc(context: &Context, only_show: bool, format: GcFormat) -> 
         }
     }
     Ok(if !only_show && found.iter().any(|item| !item.done) { LEFT } else { 0 })
+}
+
+/// Frees the content of images that nobody needs. Images themselves are kept: `image prune` removes them.
+async fn collect_images(context: &Context, only_show: bool) -> Option<Leftover> {
+    let path = store_dir(context);
+    if !path.exists() {
+        return None;
+    }
+    let users = Containers(context.engine.rootfs_dir());
+    let collected = async {
+        let store = store(context)?;
+        let freed = if only_show { store.unneeded(&users).await } else { store.gc_soon(&users).await };
+        Ok::<_, CliError>(freed?)
+    };
+    let leftover = |what, done, failure| {
+        let why = "neither an image nor a container needs it".to_owned();
+        Some(Leftover { kind: LeftoverKind::Image, what, why, done, failure })
+    };
+    match collected.await {
+        Ok(None) => {
+            note("the store of images is in use, and was not looked through");
+            None
+        }
+        Ok(Some(freed)) if freed == Freed::default() => None,
+        Ok(Some(freed)) => leftover(content(&freed), !only_show, None),
+        Err(error) => leftover(path.display().to_string(), false, Some(error.0)),
+    }
 }
 
 fn row(item: &Leftover) -> [String; 4] {

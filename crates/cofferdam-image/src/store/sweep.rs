@@ -23,8 +23,8 @@ use crate::media::{self, Root};
 
 /// How deep indexes in the index are followed; other tools may have put them there.
 const INDEX_DEPTH: usize = 4;
-/// How long `remove` waits for those who use the store; after that the next `gc` frees what it left.
-const REMOVE_LIMIT: Duration = Duration::from_secs(1);
+/// How long those who only tidy up wait for those who use the store; after that the next `gc` frees what is left.
+const SOON: Duration = Duration::from_secs(1);
 
 /// What containers use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,7 +87,37 @@ pub(super) struct Needed {
     followed: HashMap<PathBuf, usize>,
 }
 
+/// Paths of content that is not needed.
+#[derive(Debug, Default)]
+struct Unneeded {
+    blobs: Vec<PathBuf>,
+    layers: Vec<PathBuf>,
+    partials: Vec<PathBuf>,
+}
+
 impl Store {
+    /// What [`Store::gc_soon`] would remove, but for images that wait for their containers' end. `None` when somebody holds the
+    /// store for long. Cancel safe.
+    ///
+    /// # Errors
+    /// Like [`Store::gc`].
+    pub async fn unneeded(&self, users: &dyn Users) -> Result<Option<Freed>, ImageError> {
+        let Ok(lock) = tokio::time::timeout(SOON, self.locked()).await else { return Ok(None) };
+        let (lock, in_use, store) = (lock?, users.in_use().await?, self.clone());
+        blocking(move || {
+            let Unneeded { blobs, layers, partials } = store.unneeded_but(&in_use)?;
+            drop(lock);
+            Ok(Some(Freed {
+                images: vec![],
+                blobs: blobs.len() as u64,
+                layers: layers.len() as u64,
+                partials: partials.len() as u64,
+                bytes: [blobs, layers, partials].iter().flatten().map(|path| size_of(path)).sum(),
+            }))
+        })
+        .await
+    }
+
     /// Removes blobs, layers and partial content that no image and no container needs. Waits for those who hold the store.
     /// Cancel safe: nothing is removed while it waits, and what has begun is ended.
     ///
@@ -137,9 +167,13 @@ impl Store {
         blocking(move || store.sweep(lock, &in_use, is_unwanted)).await
     }
 
-    /// Like [`Store::gc`], but only if nobody holds the store for long. The removal itself takes as long as it takes.
-    pub(super) async fn gc_soon(&self, users: &dyn Users) -> Result<Option<Freed>, ImageError> {
-        match tokio::time::timeout(REMOVE_LIMIT, self.locked()).await {
+    /// Like [`Store::gc`], but only if nobody holds the store for long; `None` then. The removal itself takes as long as it
+    /// takes.
+    ///
+    /// # Errors
+    /// Like [`Store::gc`].
+    pub async fn gc_soon(&self, users: &dyn Users) -> Result<Option<Freed>, ImageError> {
+        match tokio::time::timeout(SOON, self.locked()).await {
             Ok(lock) => self.swept_under(lock?, users, |_| false).await.map(Some),
             Err(_) => Ok(None),
         }
@@ -153,31 +187,19 @@ impl Store {
         is_unwanted: impl Fn(&Descriptor) -> bool,
     ) -> Result<Freed, ImageError> {
         let mut freed = Freed { images: self.forget(in_use, is_unwanted)?, ..Freed::default() };
-        let needed = self.needed()?;
-        self.sweep_blobs(&needed, &mut freed)?;
-        let mut doomed = Vec::new();
-        let layers = self.root().join("layers");
-        for name in names(&layers).map_err(ImageError::file(&layers, "read"))? {
-            let path = layers.join(&name);
-            let is_needed = name.to_str().is_some_and(|name| needed.layers.contains(name));
-            if is_needed || in_use.layers.contains(&path.join("fs")) {
-                continue;
-            }
-            let grave = self.partial().join(unique("removed"));
-            std::fs::rename(&path, &grave).map_err(ImageError::file(&path, "removed"))?;
-            freed.layers += 1;
-            doomed.push(grave);
+        let Unneeded { blobs, layers, partials } = self.unneeded_but(in_use)?;
+        (freed.layers, freed.partials) = (layers.len() as u64, partials.len() as u64);
+        for path in blobs {
+            freed.bytes += size_of(&path);
+            remove_tree(&path).map_err(ImageError::file(&path, "removed"))?;
+            freed.blobs += 1;
         }
-        let partial = self.partial();
-        for name in names(&partial).map_err(ImageError::file(&partial, "read"))? {
-            let path = partial.join(name);
-            if !doomed.contains(&path) {
-                // A name of its own, so that nobody goes on with it after the lock is given back.
-                let grave = partial.join(unique("removed"));
-                std::fs::rename(&path, &grave).map_err(ImageError::file(&path, "removed"))?;
-                freed.partials += 1;
-                doomed.push(grave);
-            }
+        let mut doomed = Vec::new();
+        for path in layers.iter().chain(&partials) {
+            // A name of its own, so that nobody goes on with it after the lock is given back.
+            let grave = self.partial().join(unique("removed"));
+            std::fs::rename(path, &grave).map_err(ImageError::file(path, "removed"))?;
+            doomed.push(grave);
         }
         drop(lock);
         for grave in doomed {
@@ -275,15 +297,23 @@ impl Store {
         }
     }
 
-    fn sweep_blobs(&self, needed: &Needed, freed: &mut Freed) -> Result<(), ImageError> {
-        for path in self.blob_files()? {
-            if !needed.blobs.contains(&path) {
-                freed.bytes += size_of(&path);
-                remove_tree(&path).map_err(ImageError::file(&path, "removed"))?;
-                freed.blobs += 1;
+    /// What neither an image nor a container needs.
+    fn unneeded_but(&self, in_use: &InUse) -> Result<Unneeded, ImageError> {
+        let (needed, mut unneeded) = (self.needed()?, Unneeded::default());
+        unneeded.blobs = self.blob_files()?;
+        unneeded.blobs.retain(|path| !needed.blobs.contains(path));
+        let layers = self.root().join("layers");
+        for name in names(&layers).map_err(ImageError::file(&layers, "read"))? {
+            let path = layers.join(&name);
+            let is_needed = name.to_str().is_some_and(|name| needed.layers.contains(name));
+            if !is_needed && !in_use.layers.contains(&path.join("fs")) {
+                unneeded.layers.push(path);
             }
         }
-        Ok(())
+        let partial = self.partial();
+        let names = names(&partial).map_err(ImageError::file(&partial, "read"))?;
+        unneeded.partials = names.into_iter().map(|name| partial.join(name)).collect();
+        Ok(unneeded)
     }
 
     /// All that lies where blobs have their places.

@@ -61,6 +61,8 @@ pub enum LeftoverKind {
     Rootfs,
     /// What a network has of a container that is gone: a namespace, an address, rules.
     Network,
+    /// Content of images that neither an image nor a container needs.
+    Image,
     /// A volume without a name whose container is gone, and which was to go with it.
     Volume,
 }
@@ -79,6 +81,7 @@ impl LeftoverKind {
             Self::Report => "report",
             Self::Rootfs => "rootfs",
             Self::Network => "network",
+            Self::Image => "image",
             Self::Volume => "volume",
         }
     }

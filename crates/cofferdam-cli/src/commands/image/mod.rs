@@ -17,7 +17,7 @@ use crate::progress::Shown;
 pub(super) use archive::{load, save};
 pub(super) use list::list;
 pub(super) use login::{login, logout};
-pub(super) use remove::remove;
+pub(super) use remove::{content, remove};
 
 pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, CliError> {
     match command {

@@ -51,13 +51,15 @@ pub(super) async fn prune(context: &Context, all: bool, force: bool) -> Result<u
     Ok(0)
 }
 
+/// How much content it is, in words.
+pub(crate) fn content(freed: &Freed) -> String {
+    format!("{} blobs, {} unpacked layers, {} partial", freed.blobs, freed.layers, freed.partials)
+}
+
 /// What was freed, in a line.
 fn said(freed: &Freed) -> String {
     let size = ByteSize(freed.bytes).display().si();
-    format!(
-        "{size} freed: {} blobs, {} unpacked layers, {} partial",
-        freed.blobs, freed.layers, freed.partials
-    )
+    format!("{size} freed: {}", content(freed))
 }
 
 pub(super) async fn verify(context: &Context) -> Result<u8, CliError> {

@@ -19,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     case("images::have_names", have_names).only(is_runc),
     case("images::of_containers_are_kept", of_containers_are_kept).only(is_one_of_each),
     case("images::without_use_are_pruned", without_use_are_pruned).only(is_runc),
+    case("images::content_that_nobody_needs_is_garbage", content_that_nobody_needs).only(is_runc),
     case("images::go_through_archives", go_through_archives).only(is_runc).needs(&[Need::Skopeo]),
     case("images::that_are_damaged_are_told_of", that_are_damaged_are_told_of).only(is_runc),
 ];
@@ -149,6 +150,36 @@ fn without_use_are_pruned(lab: &Lab) {
     let done = lab.cofferdam(&["image", "prune", "--all", "--force"]).expect_code(0);
     assert!(done.stderr.contains("2 unpacked layers"), "{}", done.stderr);
     assert_eq!(listed(lab), Vec::<Value>::new());
+    lab.expect_clean();
+}
+
+fn content_that_nobody_needs(lab: &Lab) {
+    stored(lab, &tool(lab), "named:1");
+    let gc = |options: &[&str]| {
+        lab.cofferdam(&[&["gc", "--format", "json"], options].concat()).expect_code(0).json()
+    };
+    assert_eq!(gc(&[]), json!([]), "an image is none, whether somebody uses it or not");
+    let store = lab.data().join("images");
+    let blob = store.join("blobs/sha256").join("0".repeat(64));
+    std::fs::write(&blob, "nobody's").unwrap();
+    let half = store.join("partial/half-of-a-layer");
+    std::fs::create_dir_all(half.join("fs/bin")).unwrap();
+    let expected = |done: bool| {
+        let (what, why) =
+            ("1 blobs, 0 unpacked layers, 1 partial", "neither an image nor a container needs it");
+        json!([{ "kind": "image", "what": what, "why": why, "done": done }])
+    };
+    assert_eq!(gc(&["--dry-run"]), expected(false));
+    assert!(blob.exists() && half.exists());
+    assert_eq!(gc(&[]), expected(true));
+    assert!(!blob.exists() && !half.exists());
+    // An image that a container is made of is kept for it, removed or not; then it is garbage.
+    drop(lab.run_image(&["-d", "--name", "uses"], &["named:1", "sleep", "1000"]).expect_code(0));
+    drop(lab.cofferdam(&["rmi", "--force", "named:1"]).expect_code(0));
+    assert_eq!(gc(&[]), json!([]));
+    drop(lab.cofferdam(&["rm", "-f", "uses"]).expect_code(0));
+    assert_eq!(gc(&[])[0]["what"], "4 blobs, 2 unpacked layers, 0 partial");
+    drop(lab.cofferdam(&["image", "verify"]).expect_code(0));
     lab.expect_clean();
 }
 
