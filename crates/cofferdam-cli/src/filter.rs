@@ -111,6 +111,8 @@ mod tests {
             command: vec![],
             labels: BTreeMap::from([("a".to_owned(), "1".to_owned())]),
             gpus: vec![],
+            image: None,
+            ports: vec![],
         }
     }
 

@@ -11,6 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::cni::client::{find_plugin, find_program};
 use crate::cni::{CniVersion, NetworkConfig, config};
 use crate::error::NetworkError;
 use crate::lock::{Hold, Lock};
@@ -49,6 +50,19 @@ pub struct BridgeOptions {
     pub ipv6: Option<bool>,
     /// The MTU of its links, in bytes; `None` for that of the link of the host's default route.
     pub mtu: Option<u32>,
+}
+
+/// The plugins that it is made of.
+const PLUGINS: [&str; 3] = ["bridge", "host-local", "portmap"];
+/// What keeps its rules.
+const RULE_PROGRAMS: [&str; 4] = ["iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore"];
+
+/// The programs that the bridge needs and this machine does not have. `plugins` are the directories of plugins.
+#[must_use]
+pub fn missing_programs(plugins: &[PathBuf]) -> Vec<&'static str> {
+    let is_missing = |name: &&str| find_plugin(plugins, name).is_err();
+    let missing_plugins = PLUGINS.into_iter().filter(is_missing);
+    missing_plugins.chain(RULE_PROGRAMS.into_iter().filter(|name| find_program(name).is_err())).collect()
 }
 
 /// The network, made up if this is its first use since the boot.

@@ -3,6 +3,7 @@
 //! Ports are published by the plugin `portmap`, with rules of iptables that are asked before any socket. So a held
 //! socket is in nobody's way: it is there so that no other program takes the port, and no other container.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
@@ -105,6 +106,14 @@ impl PortRequest {
             text: text.to_owned(),
             reason,
         })
+    }
+}
+
+/// As docker shows it: `127.0.0.1:8080->80/tcp`.
+impl fmt::Display for PublishedPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = SocketAddr::new(self.address, self.host);
+        write!(f, "{host}->{}/{}", self.container, self.protocol.as_str())
     }
 }
 

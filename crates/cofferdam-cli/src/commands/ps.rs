@@ -78,7 +78,7 @@ struct Column {
     cell: fn(&Row, &PsArgs) -> String,
 }
 
-const NARROW: [Column; 8] = [
+const NARROW: [Column; 9] = [
     Column { title: "CONTAINER ID", cell: |row, args| id(row, args.no_trunc) },
     Column { title: "NAME", cell: |row, _| row.name.clone().unwrap_or_default() },
     Column { title: "RUNTIME", cell: |row, _| row.runtime.clone() },
@@ -86,10 +86,12 @@ const NARROW: [Column; 8] = [
     Column { title: "PID", cell: |row, _| row.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()) },
     Column { title: "CREATED", cell: |row, _| row.created.map_or_else(|| "-".to_owned(), ago) },
     Column { title: "OWNER", cell: |row, _| row.owner().to_owned() },
+    Column { title: "PORTS", cell: |row, _| row.ports.join(", ") },
     Column { title: "COMMAND", cell: |row, args| command(row, args.no_trunc) },
 ];
 
-const WIDE: [Column; 3] = [
+const WIDE: [Column; 4] = [
+    Column { title: "IMAGE", cell: |row, _| row.image.clone().unwrap_or_else(|| "-".to_owned()) },
     Column { title: "GPUS", cell: |row, _| gpus(row) },
     Column { title: "ROOT", cell: |row, _| row.root.display().to_string() },
     Column { title: "BUNDLE", cell: |row, _| row.bundle.display().to_string() },

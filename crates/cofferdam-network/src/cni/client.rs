@@ -128,19 +128,7 @@ impl Client {
     /// # Errors
     /// It is in no directory, or somebody else may change it.
     pub fn find(&self, plugin: &str) -> Result<PathBuf, NetworkError> {
-        for directory in &self.directories {
-            let path = directory.join(plugin);
-            let Ok(metadata) = std::fs::metadata(&path) else { continue };
-            if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
-                check_owner(&metadata)
-                    .map_err(|reason| NetworkError::Configuration { path: path.clone(), reason })?;
-                return Ok(path);
-            }
-        }
-        Err(NetworkError::ProgramMissing {
-            program: plugin.to_owned(),
-            directories: self.directories.clone(),
-        })
+        find_plugin(&self.directories, plugin)
     }
 
     /// Sees that all plugins of a network are there, before the first one is called.
@@ -418,6 +406,23 @@ fn broken(plugin: &str, command: Command, reason: String, end: &ProgramEnd) -> N
         text.trim().chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
     let stderr = text[text.len().saturating_sub(STDERR_SHOWN)..].iter().collect();
     NetworkError::Broken { plugin: plugin.to_owned(), command, reason, stderr }
+}
+
+/// Finds a plugin's binary in these directories.
+///
+/// # Errors
+/// As of [`Client::find`].
+pub(crate) fn find_plugin(directories: &[PathBuf], plugin: &str) -> Result<PathBuf, NetworkError> {
+    for directory in directories {
+        let path = directory.join(plugin);
+        let Ok(metadata) = std::fs::metadata(&path) else { continue };
+        if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
+            check_owner(&metadata)
+                .map_err(|reason| NetworkError::Configuration { path: path.clone(), reason })?;
+            return Ok(path);
+        }
+    }
+    Err(NetworkError::ProgramMissing { program: plugin.to_owned(), directories: directories.to_vec() })
 }
 
 /// Finds a program of the system along the PATH that plugins have.

@@ -284,6 +284,9 @@ fn secret() -> Secret {
     Secret { mark: word(0), priority: word(12) }
 }
 
+/// What gates are made with, and the packages that have it.
+const PROGRAMS: [(&str, &str); 2] = [("nsenter", "util-linux"), ("nft", "nftables")];
+
 /// `nft` in one network namespace.
 #[derive(Debug)]
 struct Nft {
@@ -295,8 +298,10 @@ struct Nft {
 
 impl Nft {
     fn new(programs: Arc<dyn Programs>, namespace: &Path) -> Result<Self, GateError> {
-        let nsenter = find("nsenter", "util-linux")?;
-        let nft = find("nft", "nftables")?;
+        let [nsenter, nft] = PROGRAMS.map(|(program, package)| {
+            find_program(program).map_err(|_| GateError::Missing { program, package })
+        });
+        let (nsenter, nft) = (nsenter?, nft?);
         Ok(Self { programs, namespace: namespace.to_owned(), nsenter, nft })
     }
 
@@ -331,8 +336,10 @@ impl Nft {
     }
 }
 
-fn find(program: &'static str, package: &'static str) -> Result<PathBuf, GateError> {
-    find_program(program).map_err(|_| GateError::Missing { program, package })
+/// The programs that gates need and this machine does not have.
+#[must_use]
+pub fn missing_programs() -> Vec<&'static str> {
+    PROGRAMS.into_iter().map(|(program, _)| program).filter(|name| find_program(name).is_err()).collect()
 }
 
 #[cfg(test)]

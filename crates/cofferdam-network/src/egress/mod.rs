@@ -31,7 +31,7 @@ mod wiring;
 
 pub use denials::{Denial, Protocol, Told};
 pub use error::GateError;
-pub use gate::Gate;
+pub use gate::{Gate, missing_programs};
 pub use parse::{ParseError, Part};
 pub use policy::{Name, Policy, Ports, Rule, Target, Transport};
 pub use wiring::Uplink;

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use cofferdam_network::cni::default_plugin_directories;
+use cofferdam_network::{bridge, egress};
+
 use super::Check;
 use crate::cgroup::{CgroupLayout, Cgroups};
 use crate::exit::format_bytes;
@@ -147,7 +150,33 @@ pub(super) fn network() -> Vec<Check> {
             "run as root, with CAP_SYS_ADMIN",
         ),
     };
-    vec![namespaces, tool("ip", "no way to prepare network namespaces", "iproute2")]
+    let ip = tool("ip", "no way to prepare network namespaces", "iproute2");
+    let plugins = default_plugin_directories(std::env::var_os("CNI_PATH").as_deref());
+    vec![namespaces, ip, bridge(&bridge::missing_programs(&plugins)), gates(&egress::missing_programs())]
+}
+
+fn bridge(missing: &[&str]) -> Check {
+    let subject = "network bridge";
+    if missing.is_empty() {
+        return Check::good(subject, "its CNI plugins and iptables are there");
+    }
+    Check::limited(
+        subject,
+        format!("without {}: no --network bridge and no --publish", missing.join(", ")),
+        "apt-get install containernetworking-plugins iptables",
+    )
+}
+
+fn gates(missing: &[&str]) -> Check {
+    let subject = "egress policies";
+    if missing.is_empty() {
+        return Check::good(subject, "nft and nsenter are there");
+    }
+    Check::limited(
+        subject,
+        format!("without {}: no --egress", missing.join(", ")),
+        "apt-get install nftables util-linux",
+    )
 }
 
 #[cfg(test)]
@@ -178,6 +207,8 @@ mod tests {
             overlay(false),
             state_directory(Path::new("/nonexistent")),
             criu(&Criu::Missing),
+            bridge(&["portmap"]),
+            gates(&["nft"]),
             criu(&Criu::Fails { version: "CRIU 3.17".into(), why: "vdso".into() }),
         ];
         for check in checks {

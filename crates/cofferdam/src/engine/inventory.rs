@@ -53,6 +53,10 @@ pub struct Row {
     pub labels: BTreeMap<String, String>,
     /// The GPUs that it has, by their index, if it is ours and has not ended.
     pub gpus: Vec<u32>,
+    /// The image that it is made of, if it is ours and is of one.
+    pub image: Option<String>,
+    /// Its published ports, such as `127.0.0.1:8080->80/tcp`, if it is ours and lives.
+    pub ports: Vec<String>,
 }
 
 impl Row {
@@ -241,6 +245,12 @@ fn row_of_ours(view: View) -> Row {
     let status = view.status();
     let pid = view.record.process.as_ref().map(|process| process.pid).filter(|_| status.is_live());
     let gpus = view.record.gpus.iter().map(|gpu| gpu.index).filter(|_| view.report.is_none()).collect();
+    let attachment = view.record.attachment.as_ref().filter(|_| status.is_live());
+    let ports = attachment.iter().flat_map(|attachment| &attachment.ports).map(ToString::to_string).collect();
+    let image = match &view.record.source {
+        Source::Image(image) => Some(image.name.clone()),
+        Source::Bundle { .. } | Source::Rootfs { .. } => None,
+    };
     let health = view.record.health.as_ref().map(|health| health.status).filter(|_| status.is_live());
     let status = match health {
         _ if status.is_live() && !view.supervised => format!("{status} (unsupervised)"),
@@ -265,6 +275,8 @@ fn row_of_ours(view: View) -> Row {
         command: view.record.command,
         labels: view.record.labels,
         gpus,
+        image,
+        ports,
     }
 }
 
@@ -284,5 +296,7 @@ fn row_of_foreign(kind: RuntimeKind, root: &Path, container: ListedContainer) ->
         command: vec![],
         labels: BTreeMap::new(),
         gpus: vec![],
+        image: None,
+        ports: vec![],
     }
 }
