@@ -5,6 +5,7 @@ mod exec;
 mod image;
 mod logs;
 mod looking;
+mod network;
 mod volume;
 
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
 
+use network::NETWORK_EXAMPLES;
+pub(crate) use network::NetworkCommand;
 use volume::VOLUME_EXAMPLES;
 pub(crate) use volume::VolumeCommand;
 
@@ -233,6 +236,12 @@ pub(crate) enum Command {
     Volume {
         #[command(subcommand)]
         command: VolumeCommand,
+    },
+    /// Networks: list them, and keep attachments to them prepared
+    #[command(after_help = NETWORK_EXAMPLES)]
+    Network {
+        #[command(subcommand)]
+        command: NetworkCommand,
     },
     /// Check this host, and say how to mend what is wrong. Ends with 1 if a check fails
     Doctor {

@@ -13,26 +13,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::attachment::{Attached, Attachment};
 use crate::bridge;
 use crate::cni::{NetworkConfig, PluginConfig};
 use crate::error::NetworkError;
 use crate::lock::{Hold, Lock};
+use crate::marks::PoolMarks;
 use crate::namespace::is_namespace;
 use crate::networks::{AttachRequest, DEFAULT_INTERFACE, Networks};
 use crate::ports::HeldPorts;
 use crate::record::{Phase, Record, entries};
-
-/// How many attachments are prepared for a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PoolMarks {
-    /// With fewer than these, more are made.
-    pub low: usize,
-    /// Then as many as there should be.
-    pub high: usize,
-}
 
 /// What a refill did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -190,7 +182,7 @@ impl Networks {
         Ok(None)
     }
 
-    fn pool(&self, network: &str) -> PathBuf {
+    pub(crate) fn pool(&self, network: &str) -> PathBuf {
         self.places.state.join("pool").join(network)
     }
 }

@@ -14,6 +14,7 @@ mod info;
 mod inspect;
 mod limits;
 mod logs;
+mod network;
 mod prune;
 mod ps;
 mod run;
@@ -104,6 +105,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Command::Prune { until, force } => prune::prune(&context, until, force).await,
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
+        Command::Network { command } => network::run(&context, command).await,
         Command::Volume { command } => volume::run(&context, command),
         Command::Doctor { format, search } => doctor::doctor(&context, format, &search).await,
         Command::Explain { .. }

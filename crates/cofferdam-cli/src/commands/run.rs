@@ -60,6 +60,7 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
     let cancel = async { last_signal = Some(incoming.asked_to_end().await) };
     let (container, raw_mode) = launch(&launcher, prepared, stdio, &args, cancel).await?;
     clock.lap("create and start");
+    context.engine.refill_soon();
     if let Some(file) = cidfile {
         file.fill(container.id.as_str());
     }

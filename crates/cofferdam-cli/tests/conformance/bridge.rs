@@ -18,6 +18,7 @@ use crate::{Case, case};
 
 pub(crate) const CASES: &[Case] = &[
     on_bridge("bridge::ports_lead_to_containers", ports_lead_to_containers),
+    on_bridge("bridge::a_prepared_attachment_is_claimed", a_prepared_attachment_is_claimed),
     on_bridge("bridge::a_port_is_given_once", a_port_is_given_once),
     on_bridge("bridge::ports_of_an_image_are_published", ports_of_an_image_are_published),
     on_bridge("bridge::what_is_no_network_is_refused", what_is_no_network_is_refused),
@@ -117,9 +118,43 @@ fn ports_lead_to_containers(lab: &Lab) {
     let done = lab.run(&["--rm", "--network", "bridge"], &["busybox", "wget", "-q", "-O", "-", &url]);
     assert_eq!(done.expect_code(0).text(), "web", "from another container");
     let listed = lab.cofferdam(&["ps"]).expect_code(0).text();
-    assert!(listed.contains("web"), "{listed}");
+    for port in ["127.0.0.1:8080->80/tcp", "0.0.0.0:8081->80/tcp", "->53/udp"] {
+        assert!(listed.contains(port), "{listed}");
+    }
     drop(lab.cofferdam(&["rm", "--force", "web"]).expect_code(0));
     assert_eq!(fetch(host, "127.0.0.1:8080"), "");
+    expect_as_before(lab, host, &before);
+}
+
+fn a_prepared_attachment_is_claimed(lab: &Lab) {
+    let (host, before) = host(lab);
+    let prepared = || {
+        let listed = lab.cofferdam(&["network", "ls", "--format", "{{.name}} {{.prepared}}"]).expect_code(0);
+        // The machine may have others.
+        listed.text().lines().find(|line| line.starts_with("bridge ")).unwrap().to_owned()
+    };
+    assert_eq!(prepared(), "bridge 0");
+    drop(lab.cofferdam(&["network", "pool", "bridge"]).expect_error("E0101"));
+    for wrong in
+        [["--low", "0", "--high", "1"], ["--low", "3", "--high", "2"], ["--low", "1", "--high", "1001"]]
+    {
+        drop(lab.cofferdam(&[&["network", "pool"], &wrong[..], &["bridge"]].concat()).expect_error("E0101"));
+    }
+    drop(lab.cofferdam(&["network", "pool", "--low", "1", "--high", "2", "none"]).expect_error("E0404"));
+    let filled = lab.cofferdam(&["network", "pool", "--low", "1", "--high", "2", "bridge"]).expect_code(0);
+    assert_eq!(filled.text(), "2 of 1 to 2");
+    drop(serve(lab, "one", &["-p", "8080:80"]));
+    assert_eq!(prepared(), "bridge 1", "it is not low yet");
+    assert!(lab.cofferdam(&["gc", "--format", "json"]).expect_code(0).json().as_array().unwrap().is_empty());
+    eventually("it answers", || fetch(host, "127.0.0.1:8080") == "one");
+    drop(serve(lab, "two", &["--network", "bridge"]));
+    eventually("the launch has it refilled", || prepared() == "bridge 2");
+    assert_ne!(address(lab, "one"), address(lab, "two"));
+    let done = lab.run(&["--rm", "--network", "bridge"], &["ip", "addr", "show", "eth0"]).expect_code(0);
+    assert!(done.text().contains("inet "), "{done:?}");
+    drop(lab.cofferdam(&["rm", "--force", "one", "two"]).expect_code(0));
+    let off = || lab.cofferdam(&["network", "pool", "--off", "bridge"]).expect_code(0).text();
+    assert_eq!((off(), off()), ("nothing is prepared".into(), "nothing is prepared".into()));
     expect_as_before(lab, host, &before);
 }
 

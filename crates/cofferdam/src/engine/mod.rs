@@ -14,6 +14,7 @@ mod inventory;
 mod logs;
 mod monitor;
 mod orphan;
+mod pools;
 mod probe;
 mod remove;
 mod roots;

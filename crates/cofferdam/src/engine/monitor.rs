@@ -22,6 +22,7 @@ use crate::error::{Code, Diagnose, Failure};
 use crate::id::ContainerId;
 use crate::keeper::{Charge, Keeper, KeeperProgram};
 use crate::launch::LaunchError;
+use crate::network::CniError;
 use crate::process::{MonitorProcess, spawn_monitor};
 use crate::request::{LaunchRequest, StdioFiles};
 use crate::runtime::RuntimeConfig;
@@ -71,6 +72,8 @@ pub(super) enum MonitorTask {
     Exec { container: ContainerId, request: Box<ExecRequest>, streams: StdioFiles },
     /// Take such a process over.
     AdoptSession { id: ContainerId },
+    /// Refill the pools of prepared attachments, and end.
+    Refill,
     /// Be the keeper of the state directory.
     Keep,
 }
@@ -137,6 +140,9 @@ pub enum MonitorError {
     /// The launch failed.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The pools of networks could not be refilled.
+    #[error(transparent)]
+    Network(#[from] CniError),
     /// A process could not be executed in its container.
     #[error(transparent)]
     Exec(#[from] ExecError),
@@ -156,6 +162,7 @@ impl Diagnose for MonitorError {
             Self::Stream(_) => Code::InvalidValue,
             Self::Launch(error) => error.code(),
             Self::Exec(error) => error.code(),
+            Self::Network(error) => error.code(),
             Self::State(error) => error.code(),
             Self::Reported(failure) => failure.code,
         }
@@ -165,6 +172,7 @@ impl Diagnose for MonitorError {
         match self {
             Self::Launch(error) => error.next_step(),
             Self::Exec(error) => error.next_step(),
+            Self::Network(error) => Diagnose::next_step(error),
             Self::State(error) => error.next_step(),
             Self::Reported(failure) => failure.next.clone(),
             Self::Silent | Self::TimedOut(_) => {
@@ -195,7 +203,26 @@ impl Engine {
     pub async fn detach(&self, request: DetachRequest) -> Result<MonitorReply, MonitorError> {
         self.settle_gpus(&request.launch.devices).await?;
         let limit = request.runtime.start_limit.saturating_add(MONITOR_SLACK);
-        self.ask_monitor(MonitorTask::Launch(Box::new(request)), limit).await
+        let reply = self.ask_monitor(MonitorTask::Launch(Box::new(request)), limit).await?;
+        self.refill_soon();
+        Ok(reply)
+    }
+
+    /// What a monitor is told, as it reads it.
+    pub(super) fn monitor_request(
+        &self,
+        monitor: &MonitorProgram,
+        task: MonitorTask,
+    ) -> Result<Vec<u8>, MonitorError> {
+        let request = MonitorRequest {
+            version: MONITOR_VERSION,
+            state_dir: self.state.path().to_owned(),
+            data_dir: self.data_dir.clone(),
+            program: monitor.clone(),
+            descriptors: self.descriptors,
+            task,
+        };
+        serde_json::to_vec(&request).map_err(|error| MonitorError::Process(error.into()))
     }
 
     /// Starts a monitor and waits for its answer.
@@ -207,19 +234,11 @@ impl Engine {
         let monitor = self.monitor.as_deref().ok_or(MonitorError::NoProgram)?;
         // What is late is unmade. What is there already has nothing to lose but a supervisor that comes late.
         let makes_something = matches!(task, MonitorTask::Launch(_) | MonitorTask::Exec { .. });
-        let request = MonitorRequest {
-            version: MONITOR_VERSION,
-            state_dir: self.state.path().to_owned(),
-            data_dir: self.data_dir.clone(),
-            program: monitor.clone(),
-            descriptors: self.descriptors,
-            task,
-        };
+        let text = self.monitor_request(monitor, task)?;
         let MonitorProcess { process, stdin, stdout } =
             spawn_monitor(&monitor.program, &monitor.args).map_err(MonitorError::Process)?;
         let mut stdin = pipe::Sender::from_owned_fd(stdin).map_err(MonitorError::Process)?;
         let stdout = pipe::Receiver::from_owned_fd(stdout).map_err(MonitorError::Process)?;
-        let text = serde_json::to_vec(&request).map_err(|error| MonitorError::Process(error.into()))?;
         let conversation = async {
             stdin.write_all(&text).await?;
             drop(stdin);
@@ -287,16 +306,18 @@ pub async fn serve_monitor() -> Result<(), MonitorError> {
             session.attend().await;
         }
         Some(Work::Keeper(keeper, engine)) => keeper.serve(engine).await.map_err(MonitorError::Process)?,
+        Some(Work::Refill(engine)) => engine.refill_pools().await?,
         None => {}
     }
     Ok(())
 }
 
-/// What a monitor supervises.
+/// What a monitor supervises, or does.
 enum Work {
     Container(crate::launch::Container),
     Session(Box<Session>),
     Keeper(Keeper, Engine),
+    Refill(Engine),
 }
 
 /// Gives what the asker is told; a keeper has nothing to say.
@@ -332,6 +353,10 @@ async fn launch(slot: &mut Option<Work>, asker: &pipe::Sender) -> Result<Option<
         MonitorTask::AdoptSession { id } => {
             let session = engine.take_over_session(&id, keeper).await?;
             return Ok(Some(Work::take_session(slot, session)));
+        }
+        MonitorTask::Refill => {
+            *slot = Some(Work::Refill(engine));
+            return Ok(None);
         }
         MonitorTask::Keep => {
             // For those who look at a list of processes.

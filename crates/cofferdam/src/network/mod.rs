@@ -8,7 +8,9 @@ mod programs;
 pub use cofferdam_network::names::{HostEntry, NameRequest};
 pub(crate) use cofferdam_network::ports::HeldPorts;
 pub use cofferdam_network::ports::{PortRequest, PublishedPort};
-pub use cofferdam_network::{Attachment, NetworkError as CniError, NetworkErrorKind};
+pub use cofferdam_network::{
+    Attachment, NetworkError as CniError, NetworkErrorKind, Networks, Pool, PoolMarks,
+};
 pub use connection::{ConnectError, Connection};
 pub(crate) use connection::{Connected, end_attachment, gated, networks};
 pub(crate) use names::{NameFiles, Names};
