@@ -3,6 +3,7 @@
 mod cdi;
 mod exec;
 mod image;
+mod launching;
 mod logs;
 mod looking;
 mod network;
@@ -15,9 +16,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use cofferdam::signal::Signal;
 
-use cofferdam::logs::LogFormat;
-use cofferdam::request::LogRequest;
-
 use cdi::CDI_EXAMPLES;
 pub(crate) use cdi::{CdiCommand, CdiFormat};
 pub(crate) use exec::{ExecArgs, SessionCommand};
@@ -26,6 +24,8 @@ pub(crate) use image::{
     CommitArgs, CopyArgs, ImageCommand, ImagesArgs, LoadArgs, LoginArgs, PullArgs, RmiArgs, SaveArgs,
     SaveFormat, TagArgs,
 };
+use launching::{CREATE_EXAMPLES, RUN_EXAMPLES};
+pub(crate) use launching::{CreateArgs, RunArgs, StreamArgs};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
@@ -35,9 +35,8 @@ pub(crate) use network::NetworkCommand;
 use volume::VOLUME_EXAMPLES;
 pub(crate) use volume::VolumeCommand;
 
-use crate::args::{DeviceSearchArgs, DriverArgs, LaunchArgs, LimitArgs, duration, refuse};
+use crate::args::{DeviceSearchArgs, DriverArgs, LimitArgs, duration};
 use crate::detach_keys::DetachKeys;
-use crate::output::CliError;
 
 /// Runs untrusted and GPU workloads in containers: one lifecycle over runc, crun, youki and gVisor, and the truth
 /// about how each container ended.
@@ -289,110 +288,6 @@ pub(crate) struct Containers {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) launch: LaunchArgs,
-    /// Run in the background and print the id
-    #[arg(short, long, help_heading = None)]
-    pub(crate) detach: bool,
-    /// Pass standard input on; in the background, that of whoever attaches
-    #[arg(short, long, help_heading = None)]
-    pub(crate) interactive: bool,
-    /// Give the container a terminal
-    #[arg(short, long, help_heading = None)]
-    pub(crate) tty: bool,
-    /// Forget the container once it has ended
-    #[arg(long, help_heading = None)]
-    pub(crate) rm: bool,
-    /// Write the id to a file, which must not exist
-    #[arg(long, value_name = "FILE", help_heading = None)]
-    pub(crate) cidfile: Option<PathBuf>,
-    /// Print the final specification and why it was changed, and start nothing
-    #[arg(long, help_heading = None)]
-    pub(crate) dry_run: bool,
-    /// Print on standard error how long each step took
-    #[arg(long, help_heading = None)]
-    pub(crate) timings: bool,
-    #[command(flatten)]
-    pub(crate) streams: StreamArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-    /// An image and its command; with --rootfs or --bundle the command alone
-    #[arg(trailing_var_arg = true, value_name = "IMAGE COMMAND", help_heading = None)]
-    pub(crate) command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CreateArgs {
-    #[command(flatten)]
-    pub(crate) launch: LaunchArgs,
-    /// Take the standard input of whoever attaches
-    #[arg(short, long, help_heading = None)]
-    pub(crate) interactive: bool,
-    /// Give the container a terminal
-    #[arg(short, long, help_heading = None)]
-    pub(crate) tty: bool,
-    /// Forget the container once it has ended
-    #[arg(long, help_heading = None)]
-    pub(crate) rm: bool,
-    /// Write the id to a file, which must not exist
-    #[arg(long, value_name = "FILE", help_heading = None)]
-    pub(crate) cidfile: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) streams: StreamArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-    /// An image and its command; with --rootfs or --bundle the command alone
-    #[arg(trailing_var_arg = true, value_name = "IMAGE COMMAND", help_heading = None)]
-    pub(crate) command: Vec<String>,
-}
-
-/// Where the streams of a container go that has no foreground.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Streams of a container in the background")]
-pub(crate) struct StreamArgs {
-    /// Read standard input from a file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) stdin: Option<PathBuf>,
-    /// Append standard output to a file; without it, it is only counted
-    #[arg(long, value_name = "FILE")]
-    pub(crate) stdout: Option<PathBuf>,
-    /// Append standard error to a file; without it, it is only counted
-    #[arg(long, value_name = "FILE")]
-    pub(crate) stderr: Option<PathBuf>,
-}
-
-/// How the output of a container in the background is kept.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Log of a container in the background")]
-pub(crate) struct LogArgs {
-    /// Format of the log: cri, json-file; or journald, or none [default: cri]
-    #[arg(long, value_name = "DRIVER")]
-    pub(crate) log_driver: Option<String>,
-    /// max-size=16m: size of a file; max-file=4: how many are kept; on-full=drop, block or stop
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) log_opt: Vec<String>,
-}
-
-impl LogArgs {
-    pub(crate) fn is_given(&self) -> bool {
-        self.log_driver.is_some() || !self.log_opt.is_empty()
-    }
-
-    /// The request that these words make.
-    pub(crate) fn request(&self) -> Result<LogRequest, CliError> {
-        let option = |text: &String| {
-            let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
-            pair.ok_or_else(|| refuse("--log-opt", &format!("`{text}` is not of the form KEY=VALUE")))
-        };
-        Ok(LogRequest {
-            driver: self.log_driver.clone().unwrap_or_else(|| LogFormat::Cri.name().to_owned()),
-            options: self.log_opt.iter().map(option).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// Send it no input
     #[arg(long)]
@@ -405,12 +300,6 @@ pub(crate) struct AttachArgs {
     pub(crate) detach_keys: DetachKeys,
     /// Name, id, or the beginning of an id
     pub(crate) container: String,
-}
-
-impl StreamArgs {
-    pub(crate) fn is_given(&self) -> bool {
-        self.stdin.is_some() || self.stdout.is_some() || self.stderr.is_some()
-    }
 }
 
 #[derive(Debug, Args)]
@@ -478,22 +367,6 @@ pub(crate) struct RmArgs {
     #[command(flatten)]
     pub(crate) containers: Containers,
 }
-
-const RUN_EXAMPLES: &str = "\
-Examples:
-  cofferdam run --rm alpine:3.20 echo hello
-  cofferdam run --rm --rootfs /srv/alpine echo hello
-  cofferdam run --rm -it --runtime gvisor -m 256m --rootfs /srv/alpine sh
-  cofferdam run --bundle /srv/bundle --timeout 30s
-  cofferdam run --dry-run --runtime gvisor --bundle /srv/bundle
-
-Exit code: the command's own; 128+n for a signal; 137 also when out of memory; 124 for --timeout;
-125 when cofferdam or the runtime failed; 126 and 127 when the command cannot be executed or found.";
-
-const CREATE_EXAMPLES: &str = "\
-Examples:
-  cofferdam create --name web --rootfs /srv/alpine sleep 60
-  cofferdam start web && cofferdam wait web";
 
 const EXEC_EXAMPLES: &str = "\
 Examples:
