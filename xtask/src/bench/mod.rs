@@ -4,6 +4,7 @@
 //! median is what is printed. No test rests on these numbers.
 
 mod contenders;
+mod images;
 mod latency;
 mod logs;
 mod memory;
@@ -36,6 +37,9 @@ pub(crate) struct BenchArgs {
     /// Measure cofferdam and the bare runtimes alone, not podman
     #[arg(long)]
     no_podman: bool,
+    /// Measure images alone: fetching 1 GB against skopeo with umoci and podman, and runs of what is here
+    #[arg(long, conflicts_with = "no_podman")]
+    images: bool,
 }
 
 /// Everything that the measurements share.
@@ -60,6 +64,10 @@ pub(crate) fn run(shell: &Shell, args: &BenchArgs) -> Result<()> {
     if !args.no_podman {
         packages::install(shell, &[("podman", "podman")])?;
     }
+    if args.images {
+        let peers = ["skopeo", "umoci", "docker-registry", "time"].map(|name| (name, name));
+        packages::install(shell, &peers)?;
+    }
     step("building");
     cmd!(shell, "cargo build --release --package cofferdam-cli").quiet().run()?;
     // State of runtimes is on a tmpfs where they are used; /run of a development machine may be on a disk.
@@ -68,6 +76,12 @@ pub(crate) fn run(shell: &Shell, args: &BenchArgs) -> Result<()> {
     let cofferdam = shell.current_dir().join("target/release/cofferdam");
     let bench = Bench { runs: args.runs, cofferdam, bundle, home };
     step(&format!("measuring, {} runs of each", args.runs));
+    if args.images {
+        let mut rows = images::fetched(&bench)?;
+        rows.push(images::second_run(&bench)?);
+        print(&rows);
+        return Ok(());
+    }
     let mut rows = Vec::new();
     for runtime in ["runc", "runsc"] {
         rows.extend(latency::one_at_a_time(&bench, runtime)?);
