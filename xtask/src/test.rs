@@ -20,6 +20,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/lib/cni/bridge", "containernetworking-plugins"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
+    ("mkfs.ext4", "e2fsprogs"),
     ("docker-registry", "docker-registry"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),

@@ -92,6 +92,15 @@ pub enum ImageError {
         /// Who needs it.
         by: String,
     },
+    /// A file system that layers cannot be unpacked to.
+    #[error("layers cannot be unpacked to {}", .path.display())]
+    Unsuited {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: UnpackError,
+    },
     /// A file or directory that cannot be used.
     #[error("{} cannot be {what}", .path.display())]
     File {
@@ -127,7 +136,7 @@ impl Diagnose for ImageError {
             Self::Invalid { .. } | Self::Layer { .. } => Code::ImageInvalid,
             Self::NoPlatform { .. } => Code::NoSuchPlatform,
             Self::InUse { .. } => Code::ImageInUse,
-            Self::File { .. } => Code::ImageStore,
+            Self::File { .. } | Self::Unsuited { .. } => Code::ImageStore,
         }
     }
 
@@ -140,6 +149,7 @@ impl Diagnose for ImageError {
             Self::Invalid { .. } | Self::Layer { .. } => "do not run it; ask whoever built it, or pull it again".into(),
             Self::NoPlatform { .. } => "ask for another with --platform, where this machine can run it".into(),
             Self::InUse { .. } => "remove the containers first, or force it with -f".into(),
+            Self::Unsuited { .. } => "have the data directory on ext4, xfs or btrfs: mount a volume there, or name another with --data-dir".into(),
             Self::File { .. } => "see whether the file system is full or read-only, and whether it belongs to you".into(),
         })
     }

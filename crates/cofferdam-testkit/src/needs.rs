@@ -47,6 +47,8 @@ pub enum Need {
     CniPlugins,
     /// The command `nft`, to filter packets.
     Nftables,
+    /// Loop devices, and the command `mkfs.ext4`, to have a file system in a file.
+    LoopDevices,
 }
 
 /// A need that CI's machine cannot meet.
@@ -103,6 +105,7 @@ impl Need {
             Self::NvidiaToolkit => crate::runtimes::nvidia_toolkit("nvidia-ctk").is_file(),
             Self::CniPlugins => Path::new("/usr/lib/cni/bridge").is_file() && in_path("iptables"),
             Self::Nftables => in_path("nft"),
+            Self::LoopDevices => Path::new("/dev/loop-control").exists() && in_path("mkfs.ext4"),
             Self::Journald => in_path("journalctl") && Path::new("/lib/systemd/systemd-journald").exists(),
         }
     }
@@ -168,6 +171,7 @@ impl fmt::Display for Need {
             Self::NvidiaToolkit => f.write_str("nvidia-container-toolkit"),
             Self::CniPlugins => f.write_str("containernetworking-plugins and iptables"),
             Self::Nftables => f.write_str("nftables"),
+            Self::LoopDevices => f.write_str("loop devices and e2fsprogs"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use cofferdam_testkit::fixture;
 use cofferdam_testkit::image::{File, Layout, layer, layers};
 use cofferdam_testkit::lab::new_command;
 use cofferdam_testkit::registry::{RegistryServer, Tls};
@@ -71,7 +72,8 @@ pub(super) fn second_run(bench: &Bench) -> Result<Row> {
         command.args(["run", "--rm", "--network", "none"]).args(what);
         succeed(command)
     };
-    let rootfs = bench.bundle.join("rootfs").display().to_string();
+    // On the same disk.
+    let rootfs = fixture::rootfs(home.path()).display().to_string();
     let pair =
         compare(bench.runs, || run(&["small:1", "true"]), || run(&["--rootfs", &rootfs, "/bin/true"]))?;
     Ok(Row {

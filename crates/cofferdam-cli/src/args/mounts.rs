@@ -21,6 +21,9 @@ pub(crate) struct MountArgs {
     /// Mount a file system in memory; options: size=64m, mode=1777, uid=, gid=, exec, ro
     #[arg(long, value_name = "DESTINATION[:OPTIONS]")]
     pub(crate) tmpfs: Vec<String>,
+    /// Limit what a container of an image writes to its root filesystem: size=10g
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) storage_opt: Vec<String>,
 }
 
 impl MountArgs {
@@ -31,6 +34,7 @@ impl MountArgs {
         request.mount_options =
             self.mount.iter().map(|text| with_absolute_field(text)).collect::<Result<_, _>>()?;
         request.tmpfs.clone_from(&self.tmpfs);
+        request.storage_opt.clone_from(&self.storage_opt);
         Ok(())
     }
 }

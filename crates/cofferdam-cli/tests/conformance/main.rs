@@ -83,6 +83,7 @@ fn main() -> ExitCode {
         bridge::CASES,
         images::run::CASES,
         images::defaults::CASES,
+        images::disk::CASES,
         images::store::CASES,
         images::files::CASES,
         images::crashes::CASES,

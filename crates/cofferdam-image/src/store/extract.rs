@@ -248,8 +248,12 @@ impl Work {
             .map_err(ImageError::file(&place, "written"))
     }
 
-    /// A disk that is full is not the layer's fault.
+    /// A disk that is full, or no disk for layers, is not the layer's fault.
     fn failed(&self, error: UnpackError) -> ImageError {
+        let inner = if let UnpackError::Entry { why, .. } = &error { why } else { &error };
+        if matches!(inner, UnpackError::NoWhiteouts(_)) {
+            return ImageError::Unsuited { path: self.store.root().to_owned(), source: error };
+        }
         let source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         let of_disk = std::iter::successors(source, |error| error.source())
             .filter_map(|error| error.downcast_ref::<io::Error>())

@@ -49,6 +49,9 @@ pub enum UnpackError {
         #[source]
         source: io::Error,
     },
+    /// The file system does not keep what overlayfs hides lower layers by: an overlay is one, and a network's.
+    #[error("the file system keeps no whiteouts")]
+    NoWhiteouts(#[source] io::Error),
     /// What happened to one entry.
     #[error("the entry `{name}` is not unpacked")]
     Entry {
@@ -68,6 +71,15 @@ impl UnpackError {
 
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged(what.into())
+    }
+
+    /// Why something of lower layers is not hidden.
+    pub(super) fn hiding(errno: rustix::io::Errno) -> Self {
+        use rustix::io::Errno;
+        match errno {
+            Errno::PERM | Errno::NOTSUP | Errno::INVAL => Self::NoWhiteouts(errno.into()),
+            errno => Self::place("hidden")(errno),
+        }
     }
 
     pub(super) fn place(what: &'static str) -> impl FnOnce(rustix::io::Errno) -> Self {

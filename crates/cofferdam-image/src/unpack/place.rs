@@ -169,7 +169,7 @@ impl<'a> Place<'a> {
             }
             Some(_) => Ok(()),
             None => mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), makedev(0, 0))
-                .map_err(UnpackError::place("hidden")),
+                .map_err(UnpackError::hiding),
         }
     }
 
@@ -300,8 +300,7 @@ fn own(parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<(), UnpackE
 }
 
 fn set_opaque(directory: BorrowedFd<'_>) -> Result<(), UnpackError> {
-    fsetxattr(directory, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty())
-        .map_err(UnpackError::place("made opaque"))
+    fsetxattr(directory, OPAQUE_ATTRIBUTE, b"y", XattrFlags::empty()).map_err(UnpackError::hiding)
 }
 
 /// Sets when something was changed last.

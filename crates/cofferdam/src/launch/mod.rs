@@ -267,7 +267,7 @@ impl Launcher {
         tokio::pin!(cancel);
         let mounts = prepared.plan.mounts.clone();
         let reserved = self.reserve(prepared)?;
-        let filling = Box::pin(self.fill_volumes(mounts, reserved, cancel.as_mut()));
+        let filling = Box::pin(self.furnish(mounts, reserved, cancel.as_mut()));
         let (container, lock, record) = filling.await?;
         let keeping = self.begin_keeping(&container.id);
         let launching = Launching { keeping, ..self.launching(container, lock, record, stdio, mode, seat) };

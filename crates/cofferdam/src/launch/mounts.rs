@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use super::{LaunchError, Launcher, Prepared};
 use crate::error::Failure;
 use crate::mountinfo::{mount_of, mount_points};
-use crate::request::{ContainerPlan, MountKind, MountRequest, Refused};
-use crate::rootfs::Rootfs;
+use crate::request::{ContainerPlan, MountKind, MountRequest, Refused, Source};
+use crate::rootfs::{Rootfs, overlay};
 use crate::spec::PreparedSpec;
 use crate::state::{ContainerDir, ContainerLock, Record};
 use crate::supervise::{StartError, forget};
@@ -98,6 +98,14 @@ fn check_propagation(mount: &MountRequest) -> Result<(), Refused> {
     Err(Refused::new(&mount.option.to_string(), why))
 }
 
+/// Makes the disk that a container writes to, if it is to have one.
+async fn make_disk(record: &Record) -> Result<(), LaunchError> {
+    match (&record.source, record.disk_bytes) {
+        (Source::Image(image), Some(bytes)) => Ok(overlay::assemble_on_disk(image, &record.id, bytes).await?),
+        _ => Ok(()),
+    }
+}
+
 impl Launcher {
     /// Makes the volumes that are not there, and takes all of them.
     pub(super) fn take_volumes(
@@ -113,25 +121,29 @@ impl Launcher {
         Ok(self.volumes.take(mounts, container)?)
     }
 
-    /// Fills the new volumes of a container that is reserved: in a thread, for an image may have much there. When that
-    /// fails, or `cancel` resolves first, or the future is dropped, the container is unmade.
-    pub(super) async fn fill_volumes(
+    /// Makes what a container that is reserved still lacks: the disk that it writes to, and what an image has for its new
+    /// volumes, which may be much. In a thread. When that fails, or `cancel` resolves first, or the future is dropped, the
+    /// container is unmade.
+    pub(super) async fn furnish(
         &self,
         mounts: Vec<MountRequest>,
         reserved: Reserved,
         cancel: impl Future<Output = ()>,
     ) -> Result<Reserved, LaunchError> {
-        if !mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. })) {
+        let has_volumes = mounts.iter().any(|mount| matches!(mount.kind, MountKind::Volume { .. }));
+        if !has_volumes && reserved.2.disk_bytes.is_none() {
             return Ok(reserved);
         }
+        let runtime = tokio::runtime::Handle::current();
         let stop = StopOnDrop::default();
         let (sender, mut filled) = oneshot::channel();
         let (launcher, flag) = (self.clone(), Arc::clone(&stop.0));
         let fill = move || {
             let (container, _, record) = &reserved;
-            let result = Rootfs::open(&record.rootfs)
-                .map_err(LaunchError::from)
-                .and_then(|rootfs| Ok(launcher.volumes.fill(&mounts, container, &rootfs, &flag)?));
+            let result = runtime.block_on(make_disk(record)).and_then(|()| {
+                let rootfs = Rootfs::open(&record.rootfs)?;
+                Ok(launcher.volumes.fill(&mounts, container, &rootfs, &flag)?)
+            });
             let outcome = match result {
                 Ok(()) => Ok(reserved),
                 Err(error) => {

@@ -67,8 +67,9 @@ impl Launcher {
             None => self.find_name(&plan.id),
         };
         fault::reached("launch.name")?;
+        let mut disk_bytes = None;
         if let Source::Image(image) = &plan.source {
-            overlay::assemble(image, &plan.id, self.state.path())?;
+            disk_bytes = overlay::assemble(image, &plan.id, self.state.path(), plan.storage_bytes)?;
         }
         fault::reached("launch.rootfs")?;
         self.write_names(prepared)?;
@@ -95,6 +96,7 @@ impl Launcher {
             cgroup: spec.cgroup.clone(),
             source: plan.source.clone(),
             rootfs: rootfs.clone(),
+            disk_bytes,
             command: spec.view().command().into_iter().map(str::to_owned).collect(),
             mounts: plan.mounts.iter().map(|mount| mount.record(self.volumes.path())).collect(),
             network: spec.network.clone(),

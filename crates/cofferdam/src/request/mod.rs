@@ -110,6 +110,9 @@ pub struct LaunchRequest {
     /// Size of /dev/shm, such as `2g`.
     #[serde(default)]
     pub shm_size: Option<String>,
+    /// How what it writes is kept, `KEY=VALUE`: `size`, such as `10g`, limits how much it is.
+    #[serde(default)]
+    pub storage_opt: Vec<String>,
     /// Limits that can be changed later.
     pub limits: LimitRequest,
     /// Further ones, and how they are enforced.
@@ -211,6 +214,7 @@ impl LaunchRequest {
             mount_options: vec![],
             tmpfs: vec![],
             shm_size: None,
+            storage_opt: vec![],
             limits: LimitRequest::default(),
             resources: ResourceRequest::default(),
             network: None,
@@ -267,6 +271,8 @@ pub struct ContainerPlan {
     pub mounts: Vec<MountRequest>,
     /// Size of /dev/shm, in bytes.
     pub shm_bytes: Option<u64>,
+    /// How much it may write to its root filesystem, in bytes.
+    pub storage_bytes: Option<u64>,
     /// Limits that can be changed later.
     pub limits: Limits,
     /// Further ones, and how they are enforced.

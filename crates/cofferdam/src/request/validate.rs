@@ -13,6 +13,7 @@ use super::{
 use crate::gpu::DevicePlan;
 use crate::id::{ContainerId, InvalidId, quote};
 use crate::logs::{JournaldConfig, LogConfig, OnFull, UnknownFormat};
+use crate::rootfs::disk::LEAST_BYTES;
 use crate::signal::Signal;
 use crate::spec::capability;
 
@@ -58,6 +59,7 @@ pub fn validate(request: LaunchRequest) -> Result<ContainerPlan, Refused> {
         resources: Resources::parse(&request.resources, &limits)?,
         limits,
         shm_bytes: shm.map_err(|why| Refused::new("--shm-size", why))?,
+        storage_bytes: storage(&request)?,
         stopping: stopping(&request)?,
         devices: DevicePlan::parse(request.devices.clone())?,
         restart: restart(&request)?,
@@ -235,6 +237,25 @@ fn restart(request: &LaunchRequest) -> Result<RestartPolicy, Refused> {
         return Err(refused("a container with --rm is forgotten after its end".into()));
     }
     Ok(policy)
+}
+
+/// docker's `--storage-opt size=SIZE`.
+fn storage(request: &LaunchRequest) -> Result<Option<u64>, Refused> {
+    let refused = |why: String| Refused::new("--storage-opt", why);
+    let mut bytes = None;
+    for text in &request.storage_opt {
+        let size = text.strip_prefix("size=").ok_or_else(|| {
+            refused(format!("{} is not of the form size=SIZE, the one option that there is", quote(text)))
+        })?;
+        bytes = Some(parse_size(size).map_err(refused)?);
+    }
+    match (bytes, &request.source) {
+        (Some(bytes), _) if bytes < LEAST_BYTES => Err(refused("give at least 16m".into())),
+        (Some(_), Source::Rootfs { .. } | Source::Bundle { .. }) => {
+            Err(refused("it is for images: what a directory or a bundle holds is written to as it is".into()))
+        }
+        _ => Ok(bytes),
+    }
 }
 
 fn stopping(request: &LaunchRequest) -> Result<Stopping, Refused> {

@@ -4,6 +4,7 @@
 //! RESOLVE_IN_ROOT), nothing is opened that could block, and every read is bounded.
 
 mod command;
+pub(crate) mod disk;
 pub(crate) mod overlay;
 mod users;
 mod walk;

@@ -7,6 +7,7 @@
 //!     upper      what the container has written
 //!     work       overlayfs's own
 //!     merged     what the container sees: mounted from its making to `rm`
+//!     disk*      with a limit, or where overlayfs cannot write to the data directory: a file system that has upper and work
 //! ```
 //!
 //! Invariant: what is here and has no container is found by [`leftovers`]: the folder is made before it is mounted, and goes
@@ -25,7 +26,9 @@ use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::disk;
 use crate::error::{Code, Diagnose};
+use crate::exit::format_bytes;
 use crate::id::ContainerId;
 use crate::removal::remove_deep;
 use crate::request::ImageUse;
@@ -60,6 +63,17 @@ pub enum OverlayError {
         #[source]
         source: io::Error,
     },
+    /// A file system of its own cannot be made for it.
+    #[error("a file system for what the container writes cannot be made: {program} fails")]
+    Disk {
+        /// The program that makes or mounts it.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A directory or file of it cannot be made, or removed.
     #[error("{} cannot be {what}", .path.display())]
     File {
@@ -84,9 +98,13 @@ impl Diagnose for OverlayError {
             Self::Mount { source, .. } if source.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
                 "the kernel has no overlayfs: `modprobe overlay`".into()
             }
-            Self::Mount { .. } => {
-                "the data directory must be on a file system that overlayfs can write to (ext4, xfs, btrfs), and not on an \
-                 overlay itself: name another with --data-dir; the kernel's log says more"
+            Self::Mount { .. } => "the kernel's log says what overlayfs does not like".into(),
+            Self::Disk { package, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                format!("apt-get install {package}")
+            }
+            Self::Disk { .. } => {
+                "it needs loop devices (/dev/loop-control); without them, leave --storage-opt size away, and have the data \
+                 directory on ext4, xfs or btrfs with --data-dir"
                     .into()
             }
             Self::File { .. } => {
@@ -126,14 +144,27 @@ pub(crate) fn root_of(image: &ImageUse, id: &ContainerId) -> PathBuf {
 
 /// Where what a container of an image writes lies.
 pub(crate) fn upper_of(image: &ImageUse, id: &ContainerId) -> PathBuf {
-    image.rootfs_dir.join(id.as_str()).join("upper")
+    written_in(&image.rootfs_dir.join(id.as_str())).join("upper")
 }
 
-/// Makes a container's root filesystem. What was made is taken away by [`discard`], also where this fails.
+/// The directory that has `upper` and `work`.
+fn written_in(place: &Path) -> PathBuf {
+    let disk = disk::mounted_at(place);
+    if disk.exists() { disk } else { place.to_owned() }
+}
+
+/// Makes a container's root filesystem, and gives `None`; or the size of the disk that [`assemble_on_disk`] is to make it with,
+/// in bytes: `limit`, or what is left where overlayfs cannot write to the data directory. What was made is taken away by
+/// [`discard`], also where this fails.
 ///
 /// # Errors
 /// [`OverlayError`].
-pub(crate) fn assemble(image: &ImageUse, id: &ContainerId, owner: &Path) -> Result<(), OverlayError> {
+pub(crate) fn assemble(
+    image: &ImageUse,
+    id: &ContainerId,
+    owner: &Path,
+    limit: Option<u64>,
+) -> Result<Option<u64>, OverlayError> {
     let _held = hold(image)?;
     let place = image.rootfs_dir.join(id.as_str());
     make_directory(&place)?;
@@ -143,17 +174,55 @@ pub(crate) fn assemble(image: &ImageUse, id: &ContainerId, owner: &Path) -> Resu
     };
     write("owner", owner.as_os_str().as_bytes())?;
     write("image.json", &serde_json::to_vec(image).unwrap_or_default())?;
-    for name in ["upper", "work", "merged"] {
-        make_directory(&place.join(name))?;
+    if limit.is_some() {
+        return Ok(limit);
+    }
+    match lay(image, &place, &place) {
+        // What overlayfs says of a file system that it cannot write to.
+        Err(OverlayError::Mount { source, .. })
+            if source.raw_os_error() == Some(Errno::INVAL.raw_os_error()) =>
+        {
+            let bytes = disk::unasked_bytes(&place);
+            tracing::warn!(
+                "overlayfs cannot write to {}: what the container writes lies in a disk of {} there",
+                image.rootfs_dir.display(),
+                format_bytes(bytes)
+            );
+            Ok(Some(bytes))
+        }
+        laid => laid.map(|()| None),
+    }
+}
+
+/// Makes a container's root filesystem with a disk of this size, in bytes, after [`assemble`]. Not cancel safe: what is half
+/// made stays until [`discard`].
+///
+/// # Errors
+/// [`OverlayError`].
+pub(crate) async fn assemble_on_disk(
+    image: &ImageUse,
+    id: &ContainerId,
+    bytes: u64,
+) -> Result<(), OverlayError> {
+    let _held = hold(image)?;
+    let place = image.rootfs_dir.join(id.as_str());
+    disk::make(&place, bytes).await?;
+    lay(image, &place, &written_in(&place))
+}
+
+/// Mounts the layers at `place`, with what is written in `own`.
+fn lay(image: &ImageUse, place: &Path, own: &Path) -> Result<(), OverlayError> {
+    let (upper, work, merged) = (own.join("upper"), own.join("work"), place.join("merged"));
+    for directory in [&upper, &work, &merged] {
+        make_directory(directory)?;
     }
     // The container's own `/`, which its users enter.
-    let upper = place.join("upper");
     std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(0o755))
         .map_err(file(&upper, "changed"))?;
     let mut options = Options::of_layers(&image.layers)?;
     options.add("upperdir", &upper);
-    options.add("workdir", &place.join("work"));
-    options.mount_at(&place.join("merged"), MountFlags::empty())
+    options.add("workdir", &work);
+    options.mount_at(&merged, MountFlags::empty())
 }
 
 /// Takes a container's root filesystem away; what is not there is not missed.
@@ -163,6 +232,7 @@ pub(crate) fn assemble(image: &ImageUse, id: &ContainerId, owner: &Path) -> Resu
 pub(crate) fn discard(rootfs_dir: &Path, id: &ContainerId) -> Result<(), OverlayError> {
     let place = rootfs_dir.join(id.as_str());
     detach(&place.join("merged"))?;
+    detach(&disk::mounted_at(&place))?;
     remove_deep(&place).map_err(file(&place, "removed"))
 }
 
@@ -273,7 +343,7 @@ fn open_layer(path: &Path) -> Result<OwnedFd, OverlayError> {
         .map_err(|errno| OverlayError::Layer { path: path.to_owned(), source: errno.into() })
 }
 
-fn make_directory(path: &Path) -> Result<(), OverlayError> {
+pub(super) fn make_directory(path: &Path) -> Result<(), OverlayError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(file(path, "made"))
 }
 
@@ -285,6 +355,6 @@ fn detach(place: &Path) -> Result<(), OverlayError> {
     }
 }
 
-fn file(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> OverlayError {
+pub(super) fn file(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> OverlayError {
     move |source| OverlayError::File { path: path.to_owned(), what, source }
 }

@@ -102,6 +102,9 @@ pub struct Record {
     pub source: Source,
     /// Its root filesystem.
     pub rootfs: PathBuf,
+    /// The size of the file system of its own that has what it writes, in bytes; `None` where it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<u64>,
     /// Its command.
     pub command: Vec<String>,
     /// What its user had mounted.

@@ -2,6 +2,7 @@
 
 pub(crate) mod crashes;
 pub(crate) mod defaults;
+pub(crate) mod disk;
 pub(crate) mod files;
 pub(crate) mod run;
 pub(crate) mod store;
