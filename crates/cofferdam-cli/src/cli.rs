@@ -25,7 +25,7 @@ pub(crate) use image::{
     SaveFormat, TagArgs,
 };
 use launching::{CREATE_EXAMPLES, RUN_EXAMPLES};
-pub(crate) use launching::{CreateArgs, RunArgs, StreamArgs};
+pub(crate) use launching::{MakingArgs, RunArgs, StreamArgs};
 pub(crate) use logs::{LogsArgs, ReadingArgs};
 use looking::{EVENTS_EXAMPLES, PS_EXAMPLES};
 pub(crate) use looking::{EventsArgs, InspectArgs, PsArgs, StatsArgs};
@@ -72,7 +72,7 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Make a container whose process waits for `start`
     #[command(after_help = CREATE_EXAMPLES)]
-    Create(Box<CreateArgs>),
+    Create(Box<MakingArgs>),
     /// Let the process of created containers run
     Start {
         /// Take part in its streams, and end with its exit code

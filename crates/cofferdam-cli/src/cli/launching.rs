@@ -4,18 +4,32 @@ use std::path::PathBuf;
 
 use clap::Args;
 use cofferdam::logs::LogFormat;
-use cofferdam::request::LogRequest;
+use cofferdam::request::{LaunchRequest, LogRequest};
 
 use crate::args::{LaunchArgs, refuse};
+use crate::images::Obtained;
 use crate::output::CliError;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    #[command(flatten)]
-    pub(crate) launch: LaunchArgs,
     /// Run in the background and print the id
     #[arg(short, long, help_heading = None)]
     pub(crate) detach: bool,
+    /// Print the final specification and why it was changed, and start nothing
+    #[arg(long, help_heading = None)]
+    pub(crate) dry_run: bool,
+    /// Print on standard error how long each step took
+    #[arg(long, help_heading = None)]
+    pub(crate) timings: bool,
+    #[command(flatten)]
+    pub(crate) making: MakingArgs,
+}
+
+/// What `run` and `create` have in common.
+#[derive(Debug, Args)]
+pub(crate) struct MakingArgs {
+    #[command(flatten)]
+    pub(crate) launch: LaunchArgs,
     /// Pass standard input on; in the background, that of whoever attaches
     #[arg(short, long, help_heading = None)]
     pub(crate) interactive: bool,
@@ -28,12 +42,6 @@ pub(crate) struct RunArgs {
     /// Write the id to a file, which must not exist
     #[arg(long, value_name = "FILE", help_heading = None)]
     pub(crate) cidfile: Option<PathBuf>,
-    /// Print the final specification and why it was changed, and start nothing
-    #[arg(long, help_heading = None)]
-    pub(crate) dry_run: bool,
-    /// Print on standard error how long each step took
-    #[arg(long, help_heading = None)]
-    pub(crate) timings: bool,
     #[command(flatten)]
     pub(crate) streams: StreamArgs,
     #[command(flatten)]
@@ -43,29 +51,13 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<String>,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CreateArgs {
-    #[command(flatten)]
-    pub(crate) launch: LaunchArgs,
-    /// Take the standard input of whoever attaches
-    #[arg(short, long, help_heading = None)]
-    pub(crate) interactive: bool,
-    /// Give the container a terminal
-    #[arg(short, long, help_heading = None)]
-    pub(crate) tty: bool,
-    /// Forget the container once it has ended
-    #[arg(long, help_heading = None)]
-    pub(crate) rm: bool,
-    /// Write the id to a file, which must not exist
-    #[arg(long, value_name = "FILE", help_heading = None)]
-    pub(crate) cidfile: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) streams: StreamArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-    /// An image and its command; with --rootfs or --bundle the command alone
-    #[arg(trailing_var_arg = true, value_name = "IMAGE COMMAND", help_heading = None)]
-    pub(crate) command: Vec<String>,
+impl MakingArgs {
+    /// The request that these words make; `image` is what they name, where it is an image.
+    pub(crate) fn request(&self, image: Option<&Obtained>) -> Result<LaunchRequest, CliError> {
+        let mut request = self.launch.request(image.map(|image| image.image.clone()), &self.command)?;
+        (request.terminal, request.remove) = (self.tty, self.rm);
+        Ok(request)
+    }
 }
 
 /// Where the streams of a container go that has no foreground.

@@ -8,16 +8,15 @@ use cofferdam::request::{LaunchRequest, StdioFiles};
 use cofferdam::runtime::RuntimeConfig;
 
 use crate::args::{absolute, refuse};
-use crate::cli::{CreateArgs, StreamArgs};
+use crate::cli::{MakingArgs, StreamArgs};
 use crate::context::Context;
 use crate::images::obtain_if_named;
 use crate::output::{CliError, print, warn};
 
-pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<u8, CliError> {
+pub(super) async fn create(context: &Context, args: MakingArgs) -> Result<u8, CliError> {
     let image = obtain_if_named(context, &args.launch, &args.command).await?;
-    let mut request = args.launch.request(image.as_ref().map(|image| image.image.clone()), &args.command)?;
-    (request.remove, request.log) = (args.rm, Some(args.log.request()?));
-    request.terminal = args.tty;
+    let mut request = args.request(image.as_ref())?;
+    request.log = Some(args.log.request()?);
     let config = args.launch.runtime.config(context)?;
     context.engine.sweep_at_times().await;
     if args.interactive && args.streams.stdin.is_some() {

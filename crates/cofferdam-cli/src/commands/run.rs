@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::create::{Background, IdFile, detached};
 use crate::args::refuse;
-use crate::cli::RunArgs;
+use crate::cli::{MakingArgs, RunArgs};
 use crate::context::Context;
 use crate::forward::{Incoming, Patience};
 use crate::images::obtain_if_named;
@@ -22,32 +22,34 @@ use crate::terminal::{RawMode, copy_size, stdin_is_terminal};
 
 pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError> {
     let mut clock = Clock::start();
+    let RunArgs { detach, dry_run, timings, making: args } = args;
     let image = obtain_if_named(context, &args.launch, &args.command).await?;
     if image.is_some() {
         clock.lap("image");
     }
-    let mut request = args.launch.request(image.as_ref().map(|image| image.image.clone()), &args.command)?;
-    (request.terminal, request.remove) = (args.tty, args.rm);
-    if args.detach {
+    let mut request = args.request(image.as_ref())?;
+    if detach {
         request.log = Some(args.log.request()?);
     }
     let config = args.launch.runtime.config(context)?;
-    if !args.dry_run {
+    if !dry_run {
         context.engine.sweep_at_times().await;
     }
-    if args.detach && !args.dry_run {
+    if detach && !dry_run {
         if args.interactive && args.streams.stdin.is_some() {
             return Err(refuse("--interactive", "its input comes from --stdin already"));
         }
         let background = Background { start: true, streams: &args.streams, interactive: args.interactive };
         return detached(context, config, request, background, args.cidfile.as_deref()).await;
     }
-    check_streams(&args)?;
+    if !dry_run {
+        check_streams(&args)?;
+    }
     context.engine.settle_gpus(&request.devices).await?;
     let launcher = context.engine.launcher(config).await?;
     let prepared = launcher.prepare(request)?;
     clock.lap("prepare");
-    if args.dry_run {
+    if dry_run {
         return explain_spec(&prepared.spec);
     }
     prepared.spec.warnings.iter().for_each(warn);
@@ -71,21 +73,21 @@ pub(super) async fn run(context: &Context, args: RunArgs) -> Result<u8, CliError
     let report = attend(container, incoming, patience).await?;
     drop(raw_mode);
     clock.end(&report);
-    if args.timings {
+    if timings {
         note(clock);
     }
     Ok(conclude(&report))
 }
 
 /// Checks what is only right of a container in the background, or only with a terminal.
-fn check_streams(args: &RunArgs) -> Result<(), CliError> {
-    if args.streams.is_given() && !args.dry_run {
+fn check_streams(args: &MakingArgs) -> Result<(), CliError> {
+    if args.streams.is_given() {
         return Err(refuse(
             "--stdin, --stdout, --stderr",
             "they are for --detach; here the shell's < and > do it",
         ));
     }
-    if args.log.is_given() && !args.dry_run {
+    if args.log.is_given() {
         return Err(refuse(
             "--log-driver, --log-opt",
             "they are for --detach; in the foreground you have the output",
@@ -102,7 +104,7 @@ async fn launch(
     launcher: &Launcher,
     prepared: Prepared,
     stdio: StdioPlan,
-    args: &RunArgs,
+    args: &MakingArgs,
     cancel: impl Future<Output = ()>,
 ) -> Result<(Container, Option<RawMode>), CliError> {
     if !args.tty {

@@ -156,27 +156,21 @@ pub(super) fn network() -> Vec<Check> {
 }
 
 fn bridge(missing: &[&str]) -> Check {
-    let subject = "network bridge";
-    if missing.is_empty() {
-        return Check::good(subject, "its CNI plugins and iptables are there");
-    }
-    Check::limited(
-        subject,
-        format!("without {}: no --network bridge and no --publish", missing.join(", ")),
-        "apt-get install containernetworking-plugins iptables",
-    )
+    let packages = "containernetworking-plugins iptables";
+    programs("network bridge", missing, "no --network bridge and no --publish", packages)
 }
 
 fn gates(missing: &[&str]) -> Check {
-    let subject = "egress policies";
+    programs("egress policies", missing, "no --egress", "nftables util-linux")
+}
+
+/// What programs something needs, and what there is not without them.
+fn programs(subject: &str, missing: &[&str], without: &str, packages: &str) -> Check {
     if missing.is_empty() {
-        return Check::good(subject, "nft and nsenter are there");
+        return Check::good(subject, "the programs that it needs are there");
     }
-    Check::limited(
-        subject,
-        format!("without {}: no --egress", missing.join(", ")),
-        "apt-get install nftables util-linux",
-    )
+    let finding = format!("without {}: {without}", missing.join(", "));
+    Check::limited(subject, finding, &format!("apt-get install {packages}"))
 }
 
 #[cfg(test)]
