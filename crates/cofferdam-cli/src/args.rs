@@ -299,7 +299,7 @@ impl LaunchArgs {
         request.user.clone_from(&self.user);
         request.init = self.init;
         request.hostname.clone_from(&self.hostname);
-        self.mounts.fill(&mut request)?;
+        self.mounts.fill(&mut request);
         request.shm_size.clone_from(&self.shm_size);
         request.limits = self.limits.request();
         request.resources = self.resources.request();

@@ -3,10 +3,9 @@
 use std::path::Path;
 
 use clap::Args;
-use cofferdam::request::LaunchRequest;
+use cofferdam::request::{LaunchRequest, MountRequest};
 
 use super::absolute;
-use crate::output::CliError;
 
 /// What is mounted into a container.
 #[derive(Debug, Clone, Args)]
@@ -28,49 +27,26 @@ pub(crate) struct MountArgs {
 
 impl MountArgs {
     /// Puts them into a request; a source that begins with a dot is meant from the current directory, as in docker.
-    pub(super) fn fill(&self, request: &mut LaunchRequest) -> Result<(), CliError> {
-        request.mounts =
-            self.volume.iter().map(|text| with_absolute_source(text)).collect::<Result<_, _>>()?;
+    pub(super) fn fill(&self, request: &mut LaunchRequest) {
+        request.mounts = self.volume.iter().map(|text| with_absolute_source(text)).collect();
         request.mount_options =
-            self.mount.iter().map(|text| with_absolute_field(text)).collect::<Result<_, _>>()?;
+            self.mount.iter().map(|text| MountRequest::with_absolute_source(text, from_here)).collect();
         request.tmpfs.clone_from(&self.tmpfs);
         request.storage_opt.clone_from(&self.storage_opt);
-        Ok(())
     }
 }
 
-fn with_absolute_source(text: &str) -> Result<String, CliError> {
+fn with_absolute_source(text: &str) -> String {
     match text.split_once(':') {
-        Some((source, rest)) if source.starts_with('.') => Ok(format!("{}:{rest}", from_here(source)?)),
-        _ => Ok(text.to_owned()),
+        Some((source, rest)) if source.starts_with('.') => format!("{}:{rest}", from_here(source)),
+        _ => text.to_owned(),
     }
-}
-
-/// The same for a field of `--mount`; a field in quotes has its source after one.
-fn with_absolute_field(text: &str) -> Result<String, CliError> {
-    for key in ["source=", "src="] {
-        for start in [key.to_owned(), format!("\"{key}"), format!(",{key}"), format!(",\"{key}")] {
-            let at = if start.starts_with(',') {
-                text.find(&start)
-            } else {
-                text.starts_with(&start).then_some(0)
-            };
-            let Some(begin) = at.map(|at| at + start.len()).filter(|begin| text[*begin..].starts_with('.'))
-            else {
-                continue;
-            };
-            let is_quoted = start.contains('"');
-            let end =
-                text[begin..].find(if is_quoted { '"' } else { ',' }).map_or(text.len(), |at| begin + at);
-            return Ok(format!("{}{}{}", &text[..begin], from_here(&text[begin..end])?, &text[end..]));
-        }
-    }
-    Ok(text.to_owned())
 }
 
 /// A relative path from the current directory, without `.` and `..` where that needs no look.
-fn from_here(source: &str) -> Result<String, CliError> {
-    Ok(absolute(Path::new(source))?.to_string_lossy().into_owned())
+fn from_here(source: &str) -> String {
+    // Without a current directory it stays relative, and is refused as that.
+    absolute(Path::new(source)).map_or_else(|_| source.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]
@@ -81,17 +57,19 @@ mod tests {
     fn sources_that_begin_with_a_dot_are_meant_from_here() {
         let here = std::env::current_dir().unwrap();
         let here = here.display();
-        let volume = |text: &str| with_absolute_source(text).unwrap();
+        let volume = |text: &str| with_absolute_source(text);
         assert_eq!(volume("./x:/y:ro"), format!("{here}/x:/y:ro"));
         assert_eq!(volume(".:/y"), format!("{here}:/y"));
         assert_eq!(volume("../x:/y"), format!("{here}/../x:/y"));
         for text in ["/x:/y", "name:/y", "/y", "", "./y"] {
             assert_eq!(volume(text), text);
         }
-        let mount = |text: &str| with_absolute_field(text).unwrap();
+        let mount = |text: &str| MountRequest::with_absolute_source(text, from_here);
         assert_eq!(mount("type=bind,source=./x,target=/y"), format!("type=bind,source={here}/x,target=/y"));
         assert_eq!(mount("src=.,target=/y"), format!("src={here},target=/y"));
         assert_eq!(mount("target=/y,\"source=./a,b\",ro"), format!("target=/y,\"source={here}/a,b\",ro"));
+        assert_eq!(mount("SRC=./x,dst=/y"), format!("SRC={here}/x,dst=/y"));
+        assert_eq!(mount("source=./a\"b"), "source=./a\"b", "it is refused later");
         for text in ["type=bind,source=/x,target=/y", "source=name,target=./y", "target=/source=./x", ""] {
             assert_eq!(mount(text), text);
         }

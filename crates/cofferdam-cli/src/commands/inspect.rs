@@ -5,16 +5,14 @@ use cofferdam::error::{Code, Diagnose};
 use cofferdam::exit::ExitReport;
 use serde_json::{Value, json};
 
+use super::inspect_each;
 use crate::cli::InspectArgs;
 use crate::context::Context;
-use crate::output::{CliError, OUR_FAILURE, print_failure, print_json};
-use crate::template::{of_format, print_values};
+use crate::output::{CliError, print_json};
 
 pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<u8, CliError> {
-    let template = of_format(args.format.as_deref())?;
-    let (mut values, mut code) = (Vec::new(), 0);
-    for name in &args.containers.containers {
-        let value = match context.engine.find(name).await {
+    inspect_each(args.format.as_deref(), &args.containers.containers, async |name| {
+        match context.engine.find(name).await {
             Ok(view) if args.spec => {
                 cofferdam::bundle::read_config(&view.container.bundle()).map_err(CliError::from)
             }
@@ -23,17 +21,9 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<u8, 
                 Some(report) if error.code() == Code::NoSuchContainer => describe_forgotten(&report),
                 _ => Err(error.into()),
             },
-        };
-        match value {
-            Ok(value) => values.push(value),
-            Err(error) => {
-                print_failure(&error.0);
-                code = OUR_FAILURE;
-            }
         }
-    }
-    print_values(template.as_ref(), &values)?;
-    Ok(code)
+    })
+    .await
 }
 
 fn state_of(status: &str, report: Option<&ExitReport>) -> Value {

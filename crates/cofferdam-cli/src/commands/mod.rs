@@ -26,10 +26,12 @@ mod wait;
 
 use clap::CommandFactory;
 use cofferdam::error::{Code, Failure};
+use serde_json::Value;
 
 use crate::cli::{Cli, Command};
 use crate::context::Context;
 use crate::output::{CliError, OUR_FAILURE, print, print_failure};
+use crate::template::{of_format, print_values};
 
 /// Is a monitor, and gives the exit code of this process.
 pub(crate) async fn monitor() -> Result<u8, CliError> {
@@ -106,7 +108,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Command::Prune { until, force } => prune::prune(&context, until, force).await,
         Command::Gc { dry_run, format } => gc::gc(&context, dry_run, format).await,
         Command::Network { command } => network::run(&context, command).await,
-        Command::Volume { command } => volume::run(&context, command),
+        Command::Volume { command } => volume::run(&context, command).await,
         Command::Doctor { format, search } => doctor::doctor(&context, format, &search).await,
         Command::Explain { .. }
         | Command::Build { .. }
@@ -147,5 +149,26 @@ async fn each(names: &[String], action: impl AsyncFn(&str) -> Result<(), CliErro
             }
         }
     }
+    Ok(code)
+}
+
+/// Prints what is known of each thing, by `--format`; of those that are not found, why.
+async fn inspect_each(
+    format: Option<&str>,
+    names: &[String],
+    describe: impl AsyncFn(&str) -> Result<Value, CliError>,
+) -> Result<u8, CliError> {
+    let template = of_format(format)?;
+    let (mut values, mut code) = (Vec::new(), 0);
+    for name in names {
+        match describe(name).await {
+            Ok(value) => values.push(value),
+            Err(error) => {
+                print_failure(&error.0);
+                code = OUR_FAILURE;
+            }
+        }
+    }
+    print_values(template.as_ref(), &values)?;
     Ok(code)
 }

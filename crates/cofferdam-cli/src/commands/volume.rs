@@ -7,20 +7,24 @@ use cofferdam::id::VolumeName;
 use cofferdam::volume::{Volume, VolumeError, VolumeStore};
 use serde_json::{Value, json};
 
+use super::inspect_each;
 use super::prune::confirmed;
 use crate::args::{labels, refuse};
 use crate::cli::VolumeCommand;
 use crate::context::Context;
 use crate::output::{CliError, OUR_FAILURE, print, print_failure, print_json, warn};
 use crate::table::render;
-use crate::template::{Template, of_format, print_values};
+use crate::template::Template;
 
-pub(super) fn run(context: &Context, command: VolumeCommand) -> Result<u8, CliError> {
+pub(super) async fn run(context: &Context, command: VolumeCommand) -> Result<u8, CliError> {
     let store = context.engine.volumes();
     match command {
         VolumeCommand::Create { label, name } => create(&store, &labels(&label), name.as_deref()),
         VolumeCommand::Ls { filter, quiet, format } => list(&store, &filter, quiet, format.as_deref()),
-        VolumeCommand::Inspect { format, volumes } => inspect(&store, format.as_deref(), &volumes),
+        VolumeCommand::Inspect { format, volumes } => {
+            let describe = async |name: &str| describe(&store, &store.find(&parse(name)?)?);
+            inspect_each(format.as_deref(), &volumes, describe).await
+        }
         VolumeCommand::Rm { force, volumes } => each(&volumes, |name| match store.remove(name) {
             Err(VolumeError::NoSuchVolume(_)) if force => Ok(()),
             removed => removed,
@@ -69,24 +73,6 @@ fn list(store: &VolumeStore, filters: &[String], quiet: bool, format: Option<&st
         }
     }
     Ok(0)
-}
-
-fn inspect(store: &VolumeStore, format: Option<&str>, names: &[String]) -> Result<u8, CliError> {
-    let template = of_format(format)?;
-    let (mut values, mut code) = (Vec::new(), 0);
-    for name in names {
-        let value =
-            parse(name).and_then(|name| Ok(store.find(&name)?)).and_then(|volume| describe(store, &volume));
-        match value {
-            Ok(value) => values.push(value),
-            Err(error) => {
-                print_failure(&error.0);
-                code = OUR_FAILURE;
-            }
-        }
-    }
-    print_values(template.as_ref(), &values)?;
-    Ok(code)
 }
 
 fn prune(store: &VolumeStore, all: bool, filters: &[String], force: bool) -> Result<u8, CliError> {

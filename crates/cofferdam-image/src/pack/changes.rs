@@ -8,12 +8,16 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Statx, openat2};
 use rustix::io::Errno;
 
 use super::attributes::Reader;
+use super::is_mounted_upon;
 use super::walk::{Found, Walk, names};
 use crate::copy::CopyError;
 use crate::unpack::entry::printable;
 
 /// The paths of all changes, in bytes: a container may give millions of files long paths.
 const PATHS_LIMIT: usize = 512 << 20;
+
+/// Directories at which runtimes mount something, and which they make where an image lacks them.
+const MOUNTED_DIRECTORIES: [&[u8]; 3] = [b"dev", b"proc", b"sys"];
 
 /// One change, as `docker diff` says it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,12 +69,20 @@ impl ChangeKind {
 /// `lowerdir=`. Sorted by path. Blocks, and needs to be root.
 ///
 /// A file that was opened for writing is changed, even where its bytes are as before: overlayfs has copied it. A directory
-/// is changed where its mode, owner or time is another, or something in it is changed.
+/// is changed where its mode, owner or time is another, or something in it is changed. What a runtime makes only to mount something
+/// there is no change: `/etc/hosts` and its like, and empty `/dev`, `/proc` and `/sys`.
 ///
 /// # Errors
 /// [`CopyError`]: also where a path is longer than 4095 bytes.
 pub fn changes(upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>]) -> Result<Vec<Change>, CopyError> {
-    let mut list = List { lowers, attributes: Reader::new(), changes: BTreeMap::new(), bytes: 0 };
+    let mut list = List {
+        lowers,
+        attributes: Reader::new(),
+        changes: BTreeMap::new(),
+        touched: BTreeSet::new(),
+        has_mounts: false,
+        bytes: 0,
+    };
     let directory = super::top(upper)?.directory(b"")?;
     let all = Through { path_length: 0, layers: (0..lowers.len()).collect(), hides: false };
     let mut way = vec![all];
@@ -118,6 +130,10 @@ struct List<'a> {
     lowers: &'a [BorrowedFd<'a>],
     attributes: Reader,
     changes: BTreeMap<Vec<u8>, ChangeKind>,
+    /// Directories of which the time alone is another.
+    touched: BTreeSet<Vec<u8>>,
+    /// Whether a runtime has mounted a file in `/etc`.
+    has_mounts: bool,
     bytes: usize,
 }
 
@@ -139,17 +155,34 @@ impl List<'_> {
         }
         let kind = if is_new { ChangeKind::Added } else { ChangeKind::Changed };
         if found.kind() != FileType::Directory {
-            self.note(path, kind)?;
+            let is_mounted_upon = is_new && is_mounted_upon(found, path);
+            self.has_mounts |= is_mounted_upon;
+            if !is_mounted_upon {
+                self.note(path, kind)?;
+            }
             return Ok(None);
         }
         let directory = found.directory(path)?;
+        if is_new && MOUNTED_DIRECTORIES.contains(&path) {
+            let names = names(directory.as_fd()).map_err(CopyError::file(path, "read"))?;
+            if names.is_empty() {
+                return Ok(None);
+            }
+        }
         let attributes = self.attributes.read(directory.as_fd(), path)?;
         if attributes.is_partial {
             return Err(CopyError::refused(path, "the overlay is mounted with redirect_dir=on"));
         }
         let hides = through.hides || attributes.is_opaque;
         let (layers, is_changed) = match below {
-            Below::Directory { layers, about } => (layers, hides || !is_alike(&about, &found.about)),
+            Below::Directory { layers, about } => {
+                let is_described_alike = is_alike(&about, &found.about);
+                let is_as_old = time(&about) == time(&found.about);
+                if !hides && is_described_alike && !is_as_old {
+                    self.touched.insert([b"/", path].concat());
+                }
+                (layers, hides || !is_described_alike || !is_as_old)
+            }
             Below::Nothing | Below::File => (Vec::new(), true),
         };
         if is_changed {
@@ -227,6 +260,12 @@ impl List<'_> {
 
     /// The changes with the directories that they are in.
     fn finish(mut self) -> Vec<Change> {
+        // By the runtime, and not by the container, if nothing else in it is another.
+        let etc = b"/etc";
+        let is_in_etc = |path: &Vec<u8>| path.starts_with(b"/etc/");
+        if self.has_mounts && self.touched.contains(&etc[..]) && !self.changes.keys().any(is_in_etc) {
+            self.changes.remove(&etc[..]);
+        }
         let paths: Vec<Vec<u8>> = self.changes.keys().cloned().collect();
         for mut path in paths {
             loop {
@@ -251,11 +290,13 @@ fn is_whiteout(about: &Statx) -> bool {
         && (about.stx_rdev_major, about.stx_rdev_minor) == (0, 0)
 }
 
-/// Whether two directories are described alike.
+/// Whether two directories have the same mode and owner.
 fn is_alike(one: &Statx, other: &Statx) -> bool {
-    let of = |about: &Statx| {
-        let time = (about.stx_mtime.tv_sec, about.stx_mtime.tv_nsec);
-        (about.stx_mode, about.stx_uid, about.stx_gid, time)
-    };
+    let of = |about: &Statx| (about.stx_mode, about.stx_uid, about.stx_gid);
     of(one) == of(other)
+}
+
+/// When something was changed.
+fn time(about: &Statx) -> (i64, u32) {
+    (about.stx_mtime.tv_sec, about.stx_mtime.tv_nsec)
 }

@@ -12,7 +12,7 @@ pub(crate) mod walk;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{FileType, Mode, OFlags, openat};
 
 pub(crate) use archive::Archive;
 pub use changes::{Change, ChangeKind, changes};
@@ -62,6 +62,8 @@ impl Default for TreeOptions {
 /// specification. Blocks, and needs to be root, to see whiteouts and attributes. The container may go on writing: each file is
 /// packed as it is when it is read.
 ///
+/// The empty files at which a runtime has mounted `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` are left out.
+///
 /// A file with a hole is packed with zeros in its place, as layers have no holes; the hole itself is not read.
 ///
 /// # Errors
@@ -83,6 +85,15 @@ pub fn tree(root: BorrowedFd<'_>, out: impl Write, options: &TreeOptions) -> Res
     let mut packer = Packer::new(Archive::new(out), Style::Tree, options.bytes)?;
     packer.put_all(&top(root)?, b"", options.crosses_file_systems)?;
     packer.finish()
+}
+
+/// Where runtimes make an empty file in an upper directory, to mount one there. Containers of images always have these mounted,
+/// so that what is there is never theirs.
+const MOUNTED_FILES: [&[u8]; 3] = [b"etc/hostname", b"etc/hosts", b"etc/resolv.conf"];
+
+/// Whether something in an upper directory is such a file.
+fn is_mounted_upon(found: &Found, path: &[u8]) -> bool {
+    MOUNTED_FILES.contains(&path) && found.kind() == FileType::RegularFile && found.about.stx_size == 0
 }
 
 /// The top of a tree, which may have been opened in any way.

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::FileType;
 
-use super::Packed;
 use super::attributes::{Attributes, Reader};
 use super::walk::{Found, Identity, OpenFiles, Walk};
+use super::{Packed, is_mounted_upon};
 use crate::copy::CopyError;
 use crate::unpack::entry::{Entry, Kind, LayerPath, printable};
 use crate::unpack::{OPAQUE, UnpackLimits, WHITEOUT};
@@ -78,6 +78,9 @@ impl<S: Sink> Packer<S> {
                 b"" => walk.path().to_vec(),
                 prefix => [prefix, walk.path()].join(&b'/'),
             };
+            if self.style == Style::Layer && is_mounted_upon(&found, &path) {
+                continue;
+            }
             let is_mount = !crosses && found.about.stx_mnt_id != top.about.stx_mnt_id;
             if is_mount && found.kind() != FileType::Directory {
                 self.done.mounts_left_out += 1;

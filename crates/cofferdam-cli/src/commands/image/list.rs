@@ -7,12 +7,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::ImagesArgs;
+use crate::commands::inspect_each;
 use crate::commands::ps::ago;
 use crate::context::Context;
 use crate::images::{find_here, store};
 use crate::output::{CliError, print, print_json};
 use crate::table;
-use crate::template::{Template, of_format, print_values};
+use crate::template::Template;
 
 /// How many digits of an id are shown.
 const SHOWN_DIGITS: usize = 12;
@@ -99,7 +100,11 @@ fn lay_out(images: &[Listed], args: &ImagesArgs) -> String {
 }
 
 /// All that is known of images: what is listed, and the configuration as the image has it.
-pub(super) fn inspect(context: &Context, names: &[String], format: Option<&str>) -> Result<u8, CliError> {
+pub(super) async fn inspect(
+    context: &Context,
+    names: &[String],
+    format: Option<&str>,
+) -> Result<u8, CliError> {
     #[derive(Debug, Serialize)]
     struct Inspected {
         #[serde(flatten)]
@@ -107,14 +112,11 @@ pub(super) fn inspect(context: &Context, names: &[String], format: Option<&str>)
         config: cofferdam_image::oci_spec::image::ImageConfiguration,
     }
     let store = store(context)?;
-    let template = of_format(format)?;
-    let mut values = Vec::new();
-    for name in names {
+    inspect_each(format, names, async |name| {
         let (image, _) = find_here(&store, name)?;
-        values.push(to_value(&Inspected { listed: Listed::of(&image), config: image.config })?);
-    }
-    print_values(template.as_ref(), &values)?;
-    Ok(0)
+        to_value(&Inspected { listed: Listed::of(&image), config: image.config })
+    })
+    .await
 }
 
 /// A name's repository, and its tag.

@@ -23,7 +23,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, 
     match command {
         ImageCommand::Ls(args) => list(context, &args),
         ImageCommand::Pull(args) => pull(context, args).await,
-        ImageCommand::Inspect { format, images } => list::inspect(context, &images, format.as_deref()),
+        ImageCommand::Inspect { format, images } => list::inspect(context, &images, format.as_deref()).await,
         ImageCommand::Rm(args) => remove(context, &args).await,
         ImageCommand::Tag(args) => tag(context, &args),
         ImageCommand::Save(args) => save(context, args).await,

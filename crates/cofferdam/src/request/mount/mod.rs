@@ -192,6 +192,13 @@ impl MountRequest {
         mount_option::parse(text)
     }
 
+    /// A text for [`MountRequest::parse_mount`] whose source, if it begins with a dot, is meant from a directory that only the
+    /// caller knows: `replace` makes it absolute.
+    #[must_use]
+    pub fn with_absolute_source(text: &str, replace: impl Fn(&str) -> String) -> String {
+        mount_option::with_source(text, replace)
+    }
+
     /// Reads docker's `DESTINATION[:OPTIONS]` of a file system in memory.
     ///
     /// # Errors

@@ -48,6 +48,26 @@ pub(super) fn parse(text: &str) -> Result<MountRequest, String> {
     fields.finish()
 }
 
+/// The same text, with the value of its source, if it begins with a dot, replaced. What is no such text stays as it is: it is
+/// refused when it is parsed.
+pub(super) fn with_source(text: &str, replace: impl Fn(&str) -> String) -> String {
+    let Ok(fields) = split(text) else { return text.to_owned() };
+    let fields = fields.into_iter().map(|field| {
+        let field = match field.split_once('=') {
+            Some((key, value)) if is_source(&key.to_ascii_lowercase()) && value.starts_with('.') => {
+                format!("{key}={}", replace(value))
+            }
+            _ => field,
+        };
+        if field.contains([',', '"']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field }
+    });
+    fields.collect::<Vec<_>>().join(",")
+}
+
+fn is_source(key: &str) -> bool {
+    matches!(key, "source" | "src")
+}
+
 impl Fields {
     fn take(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
         if ["bind-", "volume-", "tmpfs-"].iter().any(|start| key.starts_with(start)) {
@@ -64,7 +84,7 @@ impl Fields {
         let value = value.ok_or_else(|| format!("{} is not of the form KEY=VALUE", quote(key)))?;
         match key {
             "type" => self.kind = Some(value.to_ascii_lowercase()),
-            "source" | "src" => self.source = Some(value.to_owned()),
+            key if is_source(key) => self.source = Some(value.to_owned()),
             "target" | "dst" | "destination" => self.target = Some(value.to_owned()),
             "bind-propagation" => {
                 let propagation = Propagation::from_word(value);
