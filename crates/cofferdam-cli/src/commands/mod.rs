@@ -53,7 +53,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     let context = Context::open(&cli.global)?;
     let engine = &context.engine;
     match cli.command {
-        Command::Run(args) => run::run(&context, *args).await,
+        Command::Run(args) => Box::pin(run::run(&context, *args)).await,
         Command::Create(args) => create::create(&context, *args).await,
         Command::Start { attach, interactive, containers } if attach || interactive => {
             Box::pin(attach::start(&context, &containers.containers, interactive)).await
