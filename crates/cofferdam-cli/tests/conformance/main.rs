@@ -18,6 +18,7 @@ mod exit;
 mod faults;
 mod gc;
 mod gpu;
+mod habit;
 mod health;
 mod images;
 mod inputs;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         mounts::CASES,
         network::CASES,
         bridge::CASES,
+        habit::CASES,
         images::run::CASES,
         images::defaults::CASES,
         images::disk::CASES,
