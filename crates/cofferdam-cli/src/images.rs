@@ -15,7 +15,7 @@ use cofferdam_image::{Image, ImageError, Platform, Store};
 
 use crate::args::{ImageArgs, LaunchArgs, Pull, RegistryArgs, millis};
 use crate::context::Context;
-use crate::output::{CliError, note};
+use crate::output::{CliError, note, warn};
 use crate::progress::Shown;
 
 /// An image whose layers are here, and stay as long as this lives.
@@ -149,7 +149,10 @@ pub(crate) fn platform(text: Option<&str>) -> Result<Platform, CliError> {
 fn defaults(store: &Store, image: &Image) -> Result<ImageDefaults, CliError> {
     let Some(config) = image.config.config() else { return Ok(ImageDefaults::default()) };
     let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
-    let health = Healthcheck::read(&store.configuration(image)?)?;
+    let health = Healthcheck::read(&store.configuration(image)?).unwrap_or_else(|error| {
+        warn(format_args!("the container is not asked whether it is well: {error}"));
+        None
+    });
     Ok(ImageDefaults {
         entrypoint: config.entrypoint().clone().unwrap_or_default(),
         cmd: config.cmd().clone().unwrap_or_default(),

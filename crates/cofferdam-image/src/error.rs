@@ -38,7 +38,7 @@ pub enum ImageError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A registry that wants another login.
-    #[error("{registry} does not let this login at {what}")]
+    #[error("{registry} refuses this login for {what}")]
     Denied {
         /// Its host and port.
         registry: String,
@@ -144,13 +144,20 @@ impl Diagnose for ImageError {
         Some(match self {
             Self::BadReference { .. } => "write for example alpine:3.20, registry.example:5000/team/app:1, oci:DIR or docker-archive:FILE".into(),
             Self::NotFound { .. } => "`cofferdam images` lists what is here; see whether the name and the tag are right".into(),
-            Self::Registry { .. } | Self::Transfer { .. } => "see whether the registry is reached from here; --log-level debug shows each request".into(),
+            Self::Transfer { .. } => "see whether it is whole where it comes from; a registry's is asked for again by another pull".into(),
+            Self::Registry { .. } => "see whether the registry is reached from here; --log-level debug shows each request".into(),
             Self::Denied { registry, .. } => format!("`cofferdam login {registry}`"),
             Self::Invalid { .. } | Self::Layer { .. } => "do not run it; ask whoever built it, or pull it again".into(),
             Self::NoPlatform { .. } => "ask for another with --platform, where this machine can run it".into(),
-            Self::InUse { .. } => "remove the containers first, or force it with -f".into(),
+            Self::InUse { .. } => "remove the containers, or its other names, first; or force it with -f".into(),
             Self::Unsuited { .. } => "have the data directory on ext4, xfs or btrfs: mount a volume there, or name another with --data-dir".into(),
-            Self::File { .. } => "see whether the file system is full or read-only, and whether it belongs to you".into(),
+            Self::File { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => "see whether the path is right".into(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+                    "it is damaged, or was not copied to its end: copy it again".into()
+                }
+                _ => "see whether the file system is full or read-only, and whether it belongs to you".into(),
+            },
         })
     }
 }

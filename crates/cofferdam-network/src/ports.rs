@@ -117,14 +117,29 @@ impl fmt::Display for PublishedPort {
     }
 }
 
+impl PortRequest {
+    /// Whether no container can have both: they name the same one port of the host.
+    #[must_use]
+    pub fn excludes(&self, other: &Self) -> bool {
+        let one_port = |request: &Self| {
+            let range = request.host.as_ref()?;
+            (range.start() == range.end()).then_some(*range.start())
+        };
+        one_port(self).is_some()
+            && (one_port(self), self.protocol) == (one_port(other), other.protocol)
+            && overlap(self.address, other.address)
+    }
+}
+
+/// Whether a port at one of them is a port at the other, too.
+fn overlap(one: IpAddr, other: IpAddr) -> bool {
+    one.is_ipv4() == other.is_ipv4() && (one == other || one.is_unspecified() || other.is_unspecified())
+}
+
 impl PublishedPort {
     /// Whether no two containers can have both.
     fn excludes(&self, other: &Self) -> bool {
-        let overlaps = self.address.is_ipv4() == other.address.is_ipv4()
-            && (self.address == other.address
-                || self.address.is_unspecified()
-                || other.address.is_unspecified());
-        overlaps && (self.host, self.protocol) == (other.host, other.protocol)
+        overlap(self.address, other.address) && (self.host, self.protocol) == (other.host, other.protocol)
     }
 }
 

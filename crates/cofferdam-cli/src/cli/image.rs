@@ -186,5 +186,9 @@ pub(crate) enum ImageCommand {
         force: bool,
     },
     /// Check every file of the store against its digest. Ends with 1 if something is wrong
-    Verify,
+    Verify {
+        /// Remove what is wrong, so that the next pull brings it anew
+        #[arg(long)]
+        remove: bool,
+    },
 }

@@ -64,11 +64,11 @@ pub(super) async fn copy(context: &Context, args: &CopyArgs) -> Result<u8, CliEr
             copy::out(root.as_fd(), path, Destination::Archive(&mut out), &options)
         }
         (Place::Host(from), Place::Container { name, path }) => {
-            let root = root_of(context, name).await?;
+            let root = root_to_write(context, name).await?;
             copy::into(root.as_fd(), path, Source::Path(from), &options)
         }
         (Place::Stream, Place::Container { name, path }) => {
-            let root = root_of(context, name).await?;
+            let root = root_to_write(context, name).await?;
             copy::into(root.as_fd(), path, Source::Archive(&mut io::stdin().lock()), &options)
         }
         (Place::Container { .. }, Place::Container { .. }) => {
@@ -115,11 +115,12 @@ pub(super) async fn commit(context: &Context, args: &CommitArgs) -> Result<u8, C
     let view = context.engine.find(&args.container).await?;
     let written = context.engine.open_written(&view)?;
     let store = store(context)?;
-    let base = store.find(&written.image.id)?;
+    let base = store.find_kept(&written.image.id)?;
     let configuration = changed(&store.configuration(&base)?, &base.config, &view, args)?;
-    // From here on a signal does not leave it paused.
+    // From here on neither a signal nor SIGKILL leaves it paused.
     let mut incoming = Incoming::catch().map_err(|error| CliError::internal("signals", &error))?;
     let is_paused = !args.no_pause && view.status() == Status::Running;
+    let _thaw = if is_paused { Some(context.engine.thaw_after(&view).await) } else { None };
     if is_paused {
         context.engine.pause(&args.container).await?;
     }
@@ -166,12 +167,34 @@ fn interrupted() -> CliError {
 }
 
 fn unpackable(error: CopyError) -> ImageError {
+    let of_disk = std::iter::successors(std::error::Error::source(&error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .find(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
+    if let Some(of_disk) = of_disk {
+        return ImageError::File {
+            path: "the new layer".into(),
+            what: "written",
+            source: of_disk.kind().into(),
+        };
+    }
     let Failure { what, why, .. } = Failure::of(&error);
     tracing::debug!(code = %error.code(), "the layer was not packed");
     ImageError::Invalid {
         what: "what the container has written".into(),
         why: [vec![what], why].concat().join(": "),
     }
+}
+
+/// The same, to write to it.
+async fn root_to_write(context: &Context, name: &str) -> Result<std::os::fd::OwnedFd, CliError> {
+    let view = context.engine.find(name).await?;
+    if view.record.sandboxed && view.status().is_live() && view.status() != Status::Created {
+        warn(format_args!(
+            "{}: a guest of gVisor does not see this where it has looked before, until it is started again",
+            view.title()
+        ));
+    }
+    Ok(context.engine.open_root(&view)?)
 }
 
 async fn root_of(context: &Context, name: &str) -> Result<std::os::fd::OwnedFd, CliError> {

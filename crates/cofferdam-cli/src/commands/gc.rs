@@ -40,18 +40,20 @@ async fn collect_images(context: &Context, only_show: bool) -> Option<Leftover> 
         let freed = if only_show { store.unneeded(&users).await } else { store.gc_soon(&users).await };
         Ok::<_, CliError>(freed?)
     };
-    let leftover = |what, done, failure| {
-        let why = "neither an image nor a container needs it".to_owned();
-        Some(Leftover { kind: LeftoverKind::Image, what, why, done, failure })
+    let leftover = |what, why: &str, done, failure| {
+        Some(Leftover { kind: LeftoverKind::Image, what, why: why.to_owned(), done, failure })
     };
+    let unneeded = "neither an image nor a container needs it";
     match collected.await {
         Ok(None) => {
             note("the store of images is in use, and was not looked through");
             None
         }
         Ok(Some(freed)) if freed == Freed::default() => None,
-        Ok(Some(freed)) => leftover(content(&freed), !only_show, None),
-        Err(error) => leftover(path.display().to_string(), false, Some(error.0)),
+        Ok(Some(freed)) => leftover(content(&freed), unneeded, !only_show, None),
+        Err(error) => {
+            leftover(path.display().to_string(), "it could not be looked through", false, Some(error.0))
+        }
     }
 }
 

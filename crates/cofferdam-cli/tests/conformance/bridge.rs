@@ -167,6 +167,8 @@ fn a_port_is_given_once(lab: &Lab) {
         drop(lab.run(&[&["-d", "--rm"], options].concat(), &["true"]).expect_code(125).expect_error("E0407"));
         expect_the_same(host, &with_one);
     }
+    let twice = lab.run(&["--rm", "-p", "8082:80", "-p", "127.0.0.1:8082:81"], &["true"]);
+    drop(twice.expect_code(125).expect_error("E0101"));
     eventually("the first answers", || fetch(host, "127.0.0.1:8080") == "web");
     drop(lab.cofferdam(&["rm", "--force", "web"]).expect_code(0));
     let mut other = host.command("busybox");

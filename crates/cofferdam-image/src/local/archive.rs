@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -22,6 +23,10 @@ const ENTRIES_LIMIT: u64 = 1 << 17;
 const NAME_LIMIT: usize = 255;
 /// The bytes of an archive that is compressed, or comes through a pipe, when it is uncompressed.
 const SPOOLED_LIMIT: u64 = 256 << 30;
+/// The first block of a tar, and what is in it: the formats of POSIX and GNU have it.
+const TAR_BLOCK: usize = 512;
+const TAR_MAGIC_AT: usize = 257;
+const TAR_MAGIC: &[u8] = b"ustar";
 /// How often a link leads to a link.
 const LINKS: usize = 8;
 
@@ -45,6 +50,9 @@ impl Archive {
         let failed = ImageError::file(path, "read");
         let mut file = File::open(path).map_err(&failed)?;
         let about = file.metadata().map_err(&failed)?;
+        if !about.is_file() && !about.file_type().is_fifo() {
+            return Err(ImageError::invalid(path.display(), "it is neither a file nor a pipe"));
+        }
         let mut start = [0; 8];
         let is_plain = about.is_file() && {
             let count = read_up_to(&mut file, &mut start).map_err(&failed)?;
@@ -119,7 +127,7 @@ impl Archive {
     }
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
+fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..])? {
@@ -137,8 +145,14 @@ fn spool(path: &Path, archive: File, most: u64, store: &Store) -> Result<File, I
     let spooled: OwnedFd = rustix::fs::open(&folder, flags, Mode::RUSR | Mode::WUSR)
         .map_err(|error| ImageError::file(&folder, "written")(error.into()))?;
     let mut spooled = File::from(spooled);
-    let (_, content) = decompressed(archive).map_err(ImageError::file(path, "read"))?;
-    let copied = io::copy(&mut content.take(most + 1), &mut spooled)
+    let (_, mut content) = decompressed(archive).map_err(ImageError::file(path, "read"))?;
+    // Before all of it is on the disk.
+    let mut start = [0; TAR_BLOCK];
+    let count = read_up_to(&mut content, &mut start).map_err(ImageError::file(path, "uncompressed"))?;
+    if count < TAR_BLOCK || !start[TAR_MAGIC_AT..].starts_with(TAR_MAGIC) {
+        return Err(ImageError::invalid(path.display(), "it is no tar, compressed with gzip or zstd or not"));
+    }
+    let copied = io::copy(&mut start.chain(content).take(most + 1), &mut spooled)
         .map_err(ImageError::file(path, "uncompressed"))?;
     if copied > most {
         return Err(ImageError::invalid(

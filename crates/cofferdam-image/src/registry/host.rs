@@ -74,8 +74,15 @@ impl Retries {
 
     /// Waits until a request may be sent again; gives the fault back where that is in vain. Cancel safe.
     pub(super) async fn after(&mut self, fault: Fault, host: &str) -> Result<(), Fault> {
+        if let Fault::Idle { .. } = fault {
+            // Each time takes long, and whoever waits should know why.
+            self.left = self.left.min(1);
+        }
         let Some(pause) = fault.pause(self.pause).filter(|_| self.left > 0) else { return Err(fault) };
-        tracing::debug!(host, %fault, ?pause, "tries again");
+        match fault {
+            Fault::Idle { .. } => tracing::warn!("{host} is asked again: {fault}"),
+            _ => tracing::debug!(host, %fault, ?pause, "tries again"),
+        }
         self.left -= 1;
         self.pause = self.pause.saturating_mul(2);
         tokio::time::sleep(pause).await;

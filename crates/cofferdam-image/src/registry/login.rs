@@ -26,14 +26,14 @@ impl Registry {
         if user.is_empty() || user.contains(':') || secret.is_empty() {
             return Err(ImageError::Denied {
                 registry: host,
-                what: "login".to_owned(),
+                what: "anything".to_owned(),
                 source: Some("a user's name without a colon and a password are needed".into()),
             });
         }
         let login = Login::Password { user: user.to_owned(), secret };
         let connection = self.host(&endpoint::of_host(self.config(), &host))?;
         let checked = check(&connection, &login).await;
-        checked.map_err(|fault| fault.into_error(&host, "login", "the login is not tried"))?;
+        checked.map_err(|fault| fault.into_error(&host, "anything", "the login is not tried"))?;
         self.credentials().store(&host, login).await
     }
 

@@ -132,6 +132,24 @@ impl Store {
         }
     }
 
+    /// Finds an image by its id, also one that was removed while a container uses it. Blocks.
+    ///
+    /// # Errors
+    /// [`ImageError::NotFound`], [`ImageError::File`], [`ImageError::Invalid`].
+    pub fn find_kept(&self, id: &str) -> Result<Image, ImageError> {
+        match self.find(id) {
+            Err(ImageError::NotFound { reference, place }) => {
+                let index = self.index()?;
+                // Others, which cannot be read, are not asked for.
+                let images =
+                    index.manifests().iter().filter_map(|descriptor| self.image_of(&[descriptor]).ok());
+                let is_it = |image: &Image| image.id.to_string() == id;
+                images.into_iter().find(is_it).ok_or(ImageError::NotFound { reference, place })
+            }
+            found => found,
+        }
+    }
+
     /// Reads the image that descriptors with the same manifest lead to.
     pub(super) fn image_of(&self, descriptors: &[&Descriptor]) -> Result<Image, ImageError> {
         let plain = descriptors[0];

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::Digest;
 
-use super::files::{names, open_regular};
+use super::files::{names, open_regular, remove_tree};
 use super::sweep::Needed;
 use super::{Store, blocking, extract, index, layer_name};
 use crate::digest::{Hashed, Hasher};
@@ -33,6 +33,14 @@ pub struct Broken {
     pub what: String,
     /// What is wrong with it.
     pub why: String,
+    /// What is to be removed, so that it can be brought anew.
+    pub path: Option<PathBuf>,
+}
+
+impl Broken {
+    fn at(path: &Path, why: String) -> Self {
+        Self { what: path.display().to_string(), why, path: Some(path.to_owned()) }
+    }
 }
 
 impl Store {
@@ -52,6 +60,18 @@ impl Store {
         .await
     }
 
+    /// Removes the blobs that do not have their digest, and the folders that are no layers, so that the next pull brings them
+    /// anew. `verified` says which; what containers use of them they keep, as it is mounted. Blocks.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn remove_broken(&self, verified: &Verified) -> Result<(), ImageError> {
+        for path in verified.broken.iter().filter_map(|broken| broken.path.as_deref()) {
+            remove_tree(path).map_err(ImageError::file(path, "removed"))?;
+        }
+        Ok(())
+    }
+
     fn verified(&self) -> Result<Verified, ImageError> {
         let mut verified = Verified::default();
         let needed = self.needed()?;
@@ -63,12 +83,12 @@ impl Store {
                     verified.leftovers += u64::from(!needed.blobs.contains(&path));
                     sound.insert(path);
                 }
-                Err(why) => verified.broken.push(Broken { what: path.display().to_string(), why }),
+                Err(why) => verified.broken.push(Broken::at(&path, why)),
             }
         }
         for path in needed.blobs.difference(&sound).filter(|path| !path.exists()) {
             let why = "an image needs it, and it is not there".into();
-            verified.broken.push(Broken { what: path.display().to_string(), why });
+            verified.broken.push(Broken { what: path.display().to_string(), why, path: None });
         }
         self.verify_images(&mut verified)?;
         self.verify_layers(&needed, &mut verified)?;
@@ -86,7 +106,7 @@ impl Store {
             {
                 let name = index::record(descriptor).name.unwrap_or("an image without a name");
                 let what = format!("{name} ({})", descriptor.digest());
-                verified.broken.push(Broken { what, why: chain(&error) });
+                verified.broken.push(Broken { what, why: chain(&error), path: None });
             }
         }
         Ok(())
@@ -103,8 +123,7 @@ impl Store {
                 let is_needed = name.to_str().is_some_and(|name| needed.layers.contains(name));
                 verified.leftovers += u64::from(!is_needed);
             } else {
-                let why = "it is not a layer with its digest beside it".into();
-                verified.broken.push(Broken { what: path.display().to_string(), why });
+                verified.broken.push(Broken::at(&path, "it is not a layer with its digest beside it".into()));
             }
         }
         Ok(())

@@ -244,6 +244,9 @@ impl Engine {
             }
             found.push(item);
         }
+        if !only_show {
+            overlay::remove_unowned(&rootfs_dir);
+        }
         for place in overlay::abandoned_looks(&rootfs_dir) {
             let why = "whoever looked into layers there is gone";
             let mut item = leftover(LeftoverKind::Rootfs, show(&place), why, false);

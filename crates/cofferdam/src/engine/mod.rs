@@ -38,6 +38,7 @@ pub use monitor::{DetachRequest, MonitorError, MonitorProgram, MonitorReply, ser
 pub use probe::{Found, RuntimeProbe};
 pub use remove::RemoveOutcome;
 pub use sessions::SessionView;
+pub use verbs::Thaw;
 
 use crate::error::{Code, Diagnose, Failure};
 use crate::exit::ExitReport;

@@ -186,7 +186,7 @@ impl Engine {
             self.adopt_process((&folder, &record), (container_folder, &container), outputs, keeping).await?;
         let executing = executing.ok_or_else(|| MonitorError::Request("it has ended".into()))?;
         let limit = record.timeout.and_then(|limit| limit_since(limit, record.started));
-        let (state, hold) = (self.state.clone(), hold(&self.state.container(&record.container)).await);
+        let (state, hold) = (self.state.clone(), hold(&self.state.container(&record.container), false).await);
         Ok(Session { state, folder, lock, record, container, executing, hub, listener, limit, _hold: hold })
     }
 

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use tokio::net::UnixStream;
+
 use super::{Engine, EngineError, View};
 use crate::event::Happening;
 use crate::exit::{AskedBy, ExitReport};
@@ -11,7 +13,7 @@ use crate::request::Limits;
 use crate::runtime::{KillScope, ProcessInfo, QUERY_LIMIT, Runtime, RuntimeState};
 use crate::signal::Signal;
 use crate::state::{ContainerLock, Record, StateError};
-use crate::supervise::control::{Answer, Request, Until, ask};
+use crate::supervise::control::{Answer, Request, Until, ask, hold};
 use crate::supervise::{OwnedTarget, change_limits};
 
 /// How much longer than its grace an end may take, clean-up included.
@@ -20,6 +22,13 @@ const ENDING_SLACK: Duration = Duration::from_secs(30);
 pub(super) const AWAY_LIMIT: Duration = Duration::from_secs(5);
 /// How long after a look another one is taken.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Thaws a container when it is dropped ([`Engine::thaw_after`]).
+#[derive(Debug)]
+pub struct Thaw {
+    /// Its supervisor sees that it is closed, also by a SIGKILL.
+    _connection: Option<UnixStream>,
+}
 
 /// What asking the supervisor led to.
 enum Asked {
@@ -213,6 +222,12 @@ impl Engine {
         self.freeze(text, Verb::Pause, &Request::Pause).await
     }
 
+    /// Has a container thawed when what this gives is dropped, or this process dies. To be asked for before it is frozen for a
+    /// while. A container without a supervisor is left as it is.
+    pub async fn thaw_after(&self, view: &View) -> Thaw {
+        Thaw { _connection: hold(&view.container, true).await }
+    }
+
     /// Thaws a container.
     ///
     /// # Errors
@@ -352,7 +367,7 @@ fn patience(record: &Record, request: &Request) -> Option<Duration> {
         | Request::Update { .. }
         | Request::Egress { .. }
         | Request::Attach { .. }
-        | Request::Hold => Some(QUERY_LIMIT * 2),
+        | Request::Hold { .. } => Some(QUERY_LIMIT * 2),
     }
 }
 

@@ -168,11 +168,14 @@ impl Launcher {
         let config = bundle.as_ref().map(|(_, config)| config);
         let granted = self.look_for_devices(&plan.devices, config)?;
         let names: Vec<_> = self.name_files(&plan).iter().flat_map(NameFiles::mounts).collect();
+        let is_hidden = self.runtime.is_sandbox() && bundle.is_none() && rootfs.has_directory("tmp");
+        let own_tmp = is_hidden.then(|| rootfs.path().join("tmp"));
         let mut spec = spec::prepare(Ingredients {
             plan: &plan,
             bundle: bundle.as_ref().map(|(path, config)| (path.as_path(), config)),
             rootfs: rootfs.path(),
             volumes: self.volumes.path(),
+            own_tmp: own_tmp.as_deref(),
             user: user.as_ref(),
             init: init.as_deref(),
             rates: &rates,
@@ -213,7 +216,7 @@ impl Launcher {
         spec: &PreparedSpec,
         names: &[(PathBuf, &'static str)],
     ) -> Result<(), LaunchError> {
-        mounts::check_sources(plan, spec, self.volumes.path(), names)?;
+        mounts::check_sources(plan, spec, (rootfs.path(), self.volumes.path()), names)?;
         if let NetworkMode::Namespace { path } = &spec.network {
             check_namespace(path)?;
         }

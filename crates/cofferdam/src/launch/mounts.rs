@@ -28,17 +28,17 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Looks at what is to be bound into the container. Volumes are made later.
+/// Looks at what is to be bound into the container. Volumes are made later, and so is the root filesystem of an image.
 pub(super) fn check_sources(
     plan: &ContainerPlan,
     spec: &PreparedSpec,
-    volumes: &Path,
+    (rootfs, volumes): (&Path, &Path),
     names: &[(PathBuf, &'static str)],
 ) -> Result<(), LaunchError> {
     let is_volume = |mount: &&MountRequest| matches!(mount.kind, MountKind::Volume { .. });
     let made_later: Vec<PathBuf> =
         plan.mounts.iter().filter(is_volume).filter_map(|mount| mount.source(volumes)).collect();
-    let is_ours = |path: &PathBuf| names.iter().any(|(file, _)| file == path);
+    let is_ours = |path: &PathBuf| *path == rootfs.join("tmp") || names.iter().any(|(file, _)| file == path);
     for path in spec.view().bind_sources().filter(|path| !made_later.contains(path) && !is_ours(path)) {
         if let Err(source) = std::fs::metadata(&path) {
             return Err(LaunchError::MountSource { path, source });

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HealthRequest, LaunchRequest, Refused, Source};
+use super::{HealthRequest, LaunchRequest, Refused, Source, UserSpec};
 use super::{check_cwd, check_env_entry, check_string};
+use crate::signal::Signal;
 
 /// An image whose layers lie unpacked on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +119,15 @@ fn health(image: Option<HealthRequest>, own: Option<HealthRequest>) -> Option<He
 fn check(defaults: &ImageDefaults) -> Result<(), Refused> {
     defaults.env.iter().try_for_each(|entry| check_env_entry(entry))?;
     defaults.cwd.iter().try_for_each(|cwd| check_cwd(cwd))?;
+    let wrong = |why: String| Refused::new("image", why);
+    defaults
+        .user
+        .as_deref()
+        .map(UserSpec::parse)
+        .transpose()
+        .map_err(|why| wrong(format!("its User: {why}")))?;
+    let signal = defaults.stop_signal.as_deref().map(str::parse::<Signal>).transpose();
+    signal.map_err(|error| wrong(format!("its StopSignal: {error}")))?;
     defaults.entrypoint.iter().chain(&defaults.cmd).try_for_each(|word| check_string("command", word))
 }
 

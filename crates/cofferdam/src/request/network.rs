@@ -60,6 +60,14 @@ pub(super) fn parse_published(request: &LaunchRequest) -> Result<Vec<PortRequest
     } else if request.publish_all {
         return Err(Refused::new("--publish-all", "only an image says what its ports are: give --publish"));
     }
+    if let Some(at) = (1..ports.len()).find(|at| ports[..*at].iter().any(|other| other.excludes(&ports[*at])))
+    {
+        let port = &ports[at];
+        let host = port.host.as_ref().map_or(0, |range| *range.start());
+        let why =
+            format!("the port {host} of the host is published twice, the second time for {}", port.container);
+        return Err(Refused::new("--publish", why));
+    }
     Ok(ports)
 }
 

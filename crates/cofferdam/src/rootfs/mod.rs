@@ -99,6 +99,12 @@ impl Rootfs {
         Ok(openat2(self.directory.as_fd(), path, flags, Mode::empty(), resolve)?)
     }
 
+    /// Whether there is a directory in its root with this name, and no link.
+    pub(crate) fn has_directory(&self, name: &str) -> bool {
+        let found = self.look(Path::new(name)).and_then(|node| Ok(fstat(node)?));
+        found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
     /// Opens a directory of the container for reading. Its path must hold no links ([`Rootfs::walk`] gives such).
     pub(crate) fn open_directory(&self, path: &Path) -> io::Result<OwnedFd> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
@@ -37,6 +38,8 @@ use crate::request::ImageUse;
 const OPTIONS_LIMIT: usize = 4095;
 /// What is as it is with docker: a rename of an image's directory is a copy (no `redirect`), and files are copied up whole.
 const OPTIONS: &str = "redirect_dir=nofollow,metacopy=off,index=off";
+/// From this age on a directory without an owner is nobody's: the owner is written at once.
+const UNOWNED_AGE: Duration = Duration::from_secs(60);
 /// The prefix of the places at which layers are mounted for a moment, to look into them.
 const LOOK: &str = ".look-";
 
@@ -250,6 +253,21 @@ pub(crate) fn leftovers(
         text.is_ok_and(|text| text == owner.as_os_str().as_bytes())
     };
     ids.filter(|id| is_ours(id) && !is_known(id)).collect()
+}
+
+/// Takes directories away whose makers died before they had written whose they are. Nothing is mounted in one, and what has
+/// anything in it is left alone.
+pub(crate) fn remove_unowned(rootfs_dir: &Path) {
+    let is_old = |metadata: &std::fs::Metadata| {
+        metadata.modified().is_ok_and(|time| time.elapsed().is_ok_and(|age| age > UNOWNED_AGE))
+    };
+    for entry in std::fs::read_dir(rootfs_dir).into_iter().flatten().flatten() {
+        let is_id = entry.file_name().to_str().is_some_and(|name| name.parse::<ContainerId>().is_ok());
+        if is_id && entry.metadata().is_ok_and(|metadata| metadata.is_dir() && is_old(&metadata)) {
+            // One that is in use has something in it.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
 }
 
 /// Places at which somebody looked into layers who was killed meanwhile.

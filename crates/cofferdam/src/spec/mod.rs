@@ -66,6 +66,8 @@ pub struct Ingredients<'a> {
     pub rootfs: &'a Path,
     /// The directory that holds the volumes.
     pub volumes: &'a Path,
+    /// The root filesystem's own /tmp, where it is to be seen though the runtime would mount something over it.
+    pub own_tmp: Option<&'a Path>,
     /// The user, looked up in the root filesystem, where one was asked for.
     pub user: Option<&'a ResolvedUser>,
     /// The init that is to run before the command, where one was asked for.
@@ -178,14 +180,29 @@ impl PreparedSpec {
 /// # Errors
 /// [`PrepareError`] when what is asked for cannot be right, or this host or runtime cannot do it.
 pub fn prepare(ingredients: Ingredients<'_>) -> Result<PreparedSpec, PrepareError> {
-    let Ingredients { plan, bundle, rootfs, volumes, user, init, rates, granted, names, host, runtime } =
-        ingredients;
+    let Ingredients {
+        plan,
+        bundle,
+        rootfs,
+        volumes,
+        own_tmp,
+        user,
+        init,
+        rates,
+        granted,
+        names,
+        host,
+        runtime,
+    } = ingredients;
     let base = bundle.map_or_else(|| default::for_rootfs(plan, host), |(_, config)| config.clone());
     let mut editor = SpecEditor::new(base);
     let root = rootfs.to_string_lossy().into_owned();
     editor.set("/root/path", root, "an absolute path: the bundle that the runtime gets lies elsewhere");
     apply::apply(&mut editor, plan, user, volumes);
     apply::apply_names(&mut editor, names);
+    if let Some(path) = own_tmp {
+        mounts::keep_tmp(&mut editor, path, plan.read_only);
+    }
     let network = network::choose(&mut editor, plan.network.as_ref());
     if let Some((directory, _)) = bundle {
         check::check(editor.value()).map_err(PrepareError::Bundle)?;

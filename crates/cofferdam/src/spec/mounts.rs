@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use super::SpecEditor;
 use crate::request::{ContainerPlan, MountKind, MountRequest, Propagation};
 
+/// Where programs put what they need for a while.
+const TMP: &str = "/tmp";
 /// Where shared memory is.
 const SHARED_MEMORY: &str = "/dev/shm";
 
@@ -67,6 +69,22 @@ fn put(editor: &mut SpecEditor, mount: &MountRequest, volumes: &Path) {
         Some(position) => editor.insert("/mounts", position, value, &reason),
         None => editor.push("/mounts", value, &reason),
     }
+}
+
+/// Mounts the root filesystem's own /tmp where it is: gVisor mounts a tmpfs over an empty one, unless something is mounted there.
+pub(super) fn keep_tmp(editor: &mut SpecEditor, path: &Path, read_only: bool) {
+    let is_mounted =
+        |mount: &Value| mount["destination"].as_str().is_some_and(|place| Path::new(place) == Path::new(TMP));
+    if editor.entries("/mounts").any(is_mounted) {
+        return;
+    }
+    let options = ["rbind", Propagation::default().word(), if read_only { "ro" } else { "rw" }];
+    let mount = json!({ "destination": TMP, "type": "bind", "source": path, "options": options });
+    editor.push(
+        "/mounts",
+        mount,
+        "gVisor would have a tmpfs there: what is written to it would not be the container's",
+    );
 }
 
 /// Mounts go no further than the root filesystem lets them.

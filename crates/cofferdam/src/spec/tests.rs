@@ -130,6 +130,7 @@ fn prepare_with(
     host: &HostFacts,
 ) -> Result<PreparedSpec, PrepareError> {
     prepare(Ingredients {
+        own_tmp: None,
         plan,
         bundle: bundle.map(|config| (Path::new("/b"), config)),
         rootfs: Path::new("/b/rootfs"),

@@ -80,7 +80,11 @@ pub enum Request {
         input: bool,
     },
     /// Take the container for busy until the caller closes his side of the connection. Only over the socket.
-    Hold,
+    Hold {
+        /// Thaw it then, if it is frozen: whoever froze it may have been killed.
+        #[serde(default)]
+        thaw: bool,
+    },
     /// Answered with the report once the container has ended for good and been cleared away, or when something else has
     /// come true. The caller keeps its side of the connection open until then: one that has closed it is taken to have
     /// given up.
@@ -152,7 +156,7 @@ impl Request {
             Self::Pause => Verb::Pause,
             Self::Resume => Verb::Resume,
             Self::Update { .. } | Self::Egress { .. } => Verb::Update,
-            Self::Attach { .. } | Self::Hold => Verb::Attach,
+            Self::Attach { .. } | Self::Hold { .. } => Verb::Attach,
         };
         let container = report.title();
         Answer::Failed(Failure::of(&WrongState { container, verb, status: Status::Stopped }))
@@ -225,12 +229,16 @@ async fn answer(
             reader.get_mut().set_limit(u64::MAX);
             return take_part((&mut reader, &mut writer), input, hub, ended).await;
         }
-        Ok(Request::Hold) => {
+        Ok(Request::Hold { thaw }) => {
             let _busy = hub.activity.begin();
             write_answer(&mut writer, &Answer::Done).await?;
             tokio::select! {
                 () = gone(reader) => {}
                 () = has_ended(&mut ended) => {}
+            }
+            if thaw {
+                // That it is not frozen is as well.
+                hand_on(&Request::Resume, &commands).await;
             }
             return Ok(());
         }
@@ -357,10 +365,10 @@ pub(super) async fn send(stream: &mut UnixStream, request: Request) -> io::Resul
     stream.write_all(&text).await
 }
 
-/// Takes a container for busy until the stream is dropped; `None` where that cannot be.
-pub(crate) async fn hold(container: &ContainerDir) -> Option<UnixStream> {
+/// Takes a container for busy until the stream is dropped, and thaws it then if that is wanted; `None` where that cannot be.
+pub(crate) async fn hold(container: &ContainerDir, thaw: bool) -> Option<UnixStream> {
     let mut stream = connect(container).await.ok()??;
-    send(&mut stream, Request::Hold).await.ok()?;
+    send(&mut stream, Request::Hold { thaw }).await.ok()?;
     Some(stream)
 }
 

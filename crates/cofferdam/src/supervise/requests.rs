@@ -40,7 +40,7 @@ impl Supervisor {
                 Ok(()) => self.send(made, signal, all, by).await,
                 Err(failure) => Err(failure),
             },
-            Request::Attach { .. } | Request::Hold => Err(only_over_the_socket()),
+            Request::Attach { .. } | Request::Hold { .. } => Err(only_over_the_socket()),
             Request::Start => self.start(made).await,
             Request::Pause => self.pause().await,
             Request::Resume => self.resume().await,

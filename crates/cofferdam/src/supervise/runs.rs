@@ -253,7 +253,7 @@ impl Supervisor {
             Request::Pause => (refused(self, Verb::Pause), None),
             Request::Resume => (refused(self, Verb::Resume), None),
             Request::Update { .. } | Request::Egress { .. } => (refused(self, Verb::Update), None),
-            Request::Attach { .. } | Request::Hold => (Answer::Failed(only_over_the_socket()), None),
+            Request::Attach { .. } | Request::Hold { .. } => (Answer::Failed(only_over_the_socket()), None),
         };
         // The caller may have gone.
         let _ = reply.send(answer);

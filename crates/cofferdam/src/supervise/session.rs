@@ -118,7 +118,7 @@ impl Asked {
             }
             Request::Kill { signal: Signal::KILL, by, .. } => executing.kill_tree(by).await,
             Request::Kill { signal, by, .. } => executing.signal(signal, by).await,
-            Request::Attach { .. } | Request::Hold => Err(only_over_the_socket()),
+            Request::Attach { .. } | Request::Hold { .. } => Err(only_over_the_socket()),
             Request::Start
             | Request::Pause
             | Request::Resume

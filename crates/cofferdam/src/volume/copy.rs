@@ -47,7 +47,7 @@ pub struct CopyError {
 
 /// Copies what a root filesystem has at a place into an empty directory: files, directories, links, FIFOs, with their
 /// owners, modes, times and attributes. Devices and sockets are left out. The directory itself gets the owner and the mode
-/// of the place. Where there is no directory, or another mount (`covered`) comes over it, nothing is copied.
+/// of the place. Where there is no directory, nothing is copied. What else is mounted does not matter, as with docker.
 ///
 /// # Errors
 /// [`CopyError`] names the first file that failed. What was copied by then is there.
@@ -55,11 +55,10 @@ pub(crate) fn populate(
     target: &Path,
     rootfs: &Rootfs,
     place: &Path,
-    covered: &[PathBuf],
     stop: &AtomicBool,
 ) -> Result<(), CopyError> {
     let failed = |source: io::Error| CopyError { path: PathBuf::new(), source };
-    let Found::File { path, stat } = rootfs.walk(place, covered).map_err(failed)? else { return Ok(()) };
+    let Found::File { path, stat } = rootfs.walk(place, &[]).map_err(failed)? else { return Ok(()) };
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Ok(());
     }

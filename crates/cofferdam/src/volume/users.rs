@@ -97,14 +97,9 @@ impl VolumeStore {
     ) -> Result<(), VolumeError> {
         for mount in mounts {
             let MountKind::Volume { name, copy, .. } = &mount.kind else { continue };
-            let others: Vec<PathBuf> = mounts
-                .iter()
-                .filter(|other| other.destination != mount.destination)
-                .map(|other| PathBuf::from(&other.destination))
-                .collect();
             let place = Path::new(&mount.destination);
             let filling = Filling { store: self, name, container, place, stop };
-            filling.run(|data| if *copy { populate(data, rootfs, place, &others, stop) } else { Ok(()) })?;
+            filling.run(|data| if *copy { populate(data, rootfs, place, stop) } else { Ok(()) })?;
         }
         Ok(())
     }

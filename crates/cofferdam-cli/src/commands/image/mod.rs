@@ -29,7 +29,7 @@ pub(super) async fn run(context: &Context, command: ImageCommand) -> Result<u8, 
         ImageCommand::Save(args) => save(context, args).await,
         ImageCommand::Load(args) => load(context, args).await,
         ImageCommand::Prune { all, force } => remove::prune(context, all, force).await,
-        ImageCommand::Verify => remove::verify(context).await,
+        ImageCommand::Verify { remove } => remove::verify(context, remove).await,
     }
 }
 

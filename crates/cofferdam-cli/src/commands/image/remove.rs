@@ -62,8 +62,9 @@ fn said(freed: &Freed) -> String {
     format!("{size} freed: {}", content(freed))
 }
 
-pub(super) async fn verify(context: &Context) -> Result<u8, CliError> {
-    let verified = store(context)?.verify().await?;
+pub(super) async fn verify(context: &Context, remove: bool) -> Result<u8, CliError> {
+    let store = store(context)?;
+    let verified = store.verify().await?;
     for broken in &verified.broken {
         print(format_args!("{}: {}", broken.what, broken.why))?;
     }
@@ -74,5 +75,12 @@ pub(super) async fn verify(context: &Context) -> Result<u8, CliError> {
         verified.leftovers,
         verified.broken.len()
     ));
+    if remove {
+        store.remove_broken(&verified)?;
+    } else if !verified.is_sound() {
+        note(
+            "`cofferdam image verify --remove` takes what is broken away, so that the next pull brings it anew",
+        );
+    }
     Ok(if verified.is_sound() { 0 } else { BROKEN })
 }

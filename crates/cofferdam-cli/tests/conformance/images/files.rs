@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use cofferdam_testkit::lab::{Lab, Running, eventually};
+use rustix::process::Signal;
 use serde_json::json;
 
 use super::{is_one_of_each, tool};
@@ -13,6 +14,8 @@ pub(crate) const CASES: &[Case] = &[
     case("images::files_are_copied_both_ways", files_are_copied_both_ways).only(is_one_of_each),
     case("images::changes_are_listed_and_packed", changes_are_listed_and_packed).only(is_one_of_each),
     case("images::a_container_becomes_an_image", a_container_becomes_an_image).only(is_one_of_each),
+    case("images::a_killed_commit_leaves_nothing_frozen", a_killed_commit_leaves_nothing_frozen)
+        .only(is_one_of_each),
 ];
 
 fn files_are_copied_both_ways(lab: &Lab) {
@@ -115,5 +118,30 @@ fn a_container_becomes_an_image(lab: &Lab) {
     assert_eq!(seen[0]["layers"].as_array().map(Vec::len), Some(3));
     drop(lab.cofferdam(&["image", "verify"]).expect_code(0));
     drop(lab.cofferdam(&["rmi", "made:1"]).expect_code(0));
+    // Of a container whose image was removed.
+    drop(lab.run_image(&["--name", "c"], &[&tool, "sh", "-c", "echo late > /data/late"]).expect_code(0));
+    let base = lab.inspect("c")["source"]["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{:#}", lab.inspect("c")))
+        .to_owned();
+    drop(lab.cofferdam(&["rmi", "--force", &base]).expect_code(0));
+    drop(lab.cofferdam(&["commit", "c", "late:1"]).expect_code(0));
+    drop(lab.cofferdam(&["rm", "c"]).expect_code(0));
+    assert_eq!(lab.run_image(&["--rm"], &["late:1", "cat", "/data/late"]).expect_code(0).text(), "late");
+    lab.expect_clean();
+}
+
+fn a_killed_commit_leaves_nothing_frozen(lab: &Lab) {
+    let script = "busybox dd if=/dev/urandom of=/data/big bs=1M count=96 2>/dev/null; echo up; sleep 1000";
+    drop(lab.run_image(&["-d", "--name", "c"], &[&tool(lab), "sh", "-c", script]).expect_code(0));
+    eventually("it has written", || lab.cofferdam(&["logs", "c"]).text() == "up");
+    let status = || lab.inspect("c")["state"]["status"].as_str().unwrap().to_owned();
+    let commit = Running::start(lab.command(["commit", "c", "big:1"]));
+    eventually("it is paused", || status() == "paused");
+    commit.signal(Signal::KILL);
+    drop(commit.finish());
+    eventually("it goes on", || status() == "running");
+    drop(lab.cofferdam(&["rm", "--force", "c"]).expect_code(0));
+    drop(lab.cofferdam(&["gc"]).expect_code(0));
     lab.expect_clean();
 }

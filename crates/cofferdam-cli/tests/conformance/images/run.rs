@@ -14,6 +14,7 @@ pub(crate) const CASES: &[Case] = &[
     case("images::words_go_before_those_of_the_image", words_go_before).only(is_one_of_each),
     case("images::layers_are_never_written_to", layers_are_never_written_to).only(is_one_of_each),
     case("images::files_stay_until_a_container_is_removed", files_stay_until_removed).only(is_one_of_each),
+    case("images::tmp_is_the_containers_own", tmp_is_its_own).only(is_one_of_each),
     case("images::users_of_an_image_are_its_own", users_are_its_own).only(is_one_of_each),
     case("images::a_harmful_image_is_refused", a_harmful_image_is_refused).only(is_runc),
 ];
@@ -100,6 +101,28 @@ fn files_stay_until_removed(lab: &Lab) {
     drop(lab.cofferdam(&["rm", "--force", "lives"]).expect_code(0));
     drop(lab.cofferdam(&["create", "--name", "never", &tool]).expect_code(0));
     drop(lab.cofferdam(&["rm", "--force", "never"]).expect_code(0));
+    lab.expect_clean();
+}
+
+/// gVisor would have a file system in memory at an empty `/tmp`.
+fn tmp_is_its_own(lab: &Lab) {
+    let mut layers = layers();
+    layers.push(layer(&[File { content: None, mode: 0o1777, ..File::new("tmp/", "") }]));
+    let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["sh"] });
+    let tool = format!("oci:{}", Layout::new(&lab.path().join("oci-tmp")).add("tmp", &layers, &config));
+    let script = "stat -c %a /tmp; echo kept > /tmp/file";
+    let done = lab.run_image(&["--name", "t", "--user", "1200"], &[&tool, "sh", "-c", script]).expect_code(0);
+    assert_eq!(done.text(), "1777");
+    assert_eq!(lab.cofferdam(&["diff", "t"]).expect_code(0).text(), "C /tmp\nA /tmp/file");
+    let copy = lab.path().join("copy");
+    drop(lab.cofferdam(&["cp", "t:/tmp/file", copy.to_str().unwrap()]).expect_code(0));
+    assert_eq!(std::fs::read_to_string(copy).unwrap(), "kept\n");
+    drop(lab.cofferdam(&["rm", "t"]).expect_code(0));
+    let script = "echo x > /tmp/x || echo refused";
+    let done = lab.run_image(&["--rm", "--read-only"], &[&tool, "sh", "-c", script]).expect_code(0);
+    assert_eq!(done.text(), "refused");
+    let mounted = ["--rm", "--read-only", "--tmpfs", "/tmp"];
+    drop(lab.run_image(&mounted, &[&tool, "sh", "-c", "echo x > /tmp/x"]).expect_code(0));
     lab.expect_clean();
 }
 

@@ -21,6 +21,7 @@ pub(crate) const CASES: &[Case] = &[
     case("images::without_use_are_pruned", without_use_are_pruned).only(is_runc),
     case("images::content_that_nobody_needs_is_garbage", content_that_nobody_needs).only(is_runc),
     case("images::go_through_archives", go_through_archives).only(is_runc).needs(&[Need::Skopeo]),
+    case("images::what_is_no_archive_is_not_read", what_is_no_archive_is_not_read).only(is_runc),
     case("images::that_are_damaged_are_told_of", that_are_damaged_are_told_of).only(is_runc),
 ];
 
@@ -219,8 +220,31 @@ fn go_through_archives(lab: &Lab) {
     lab.expect_clean();
 }
 
+fn what_is_no_archive_is_not_read(lab: &Lab) {
+    let load = |path: &str, code: &str, word: &str| {
+        let done = lab.cofferdam(&["load", "--input", path]).expect_error(code);
+        assert!(done.stderr.contains(word), "{}", done.stderr);
+    };
+    load("/dev/zero", "E0705", "neither a file nor a pipe");
+    let path = |name: &str| lab.path().join(name).to_str().unwrap().to_owned();
+    load(&path("missing.tar"), "E0708", "whether the path is right");
+    // By its ratio it would be unpacked.
+    let made = finish({
+        let mut make = new_command("sh");
+        make.args([
+            "-c",
+            &format!("busybox dd if=/dev/zero bs=1M count=64 | gzip -1 > {}", path("zeros.gz")),
+        ]);
+        make
+    });
+    drop(made.expect_code(0));
+    load(&path("zeros.gz"), "E0705", "it is no tar");
+    lab.expect_clean();
+}
+
 fn that_are_damaged_are_told_of(lab: &Lab) {
-    stored(lab, &tool(lab), "app:1");
+    let tool = tool(lab);
+    stored(lab, &tool, "app:1");
     drop(lab.cofferdam(&["image", "verify"]).expect_code(0));
     let layer = listed(lab)[0]["layers"][0].as_str().unwrap().replace(':', "/");
     let blob = lab.data().join("images/blobs").join(layer);
@@ -229,5 +253,11 @@ fn that_are_damaged_are_told_of(lab: &Lab) {
     std::fs::write(&blob, content).unwrap();
     let told = lab.cofferdam(&["image", "verify"]).expect_code(1).text();
     assert!(told.contains(blob.file_name().unwrap().to_str().unwrap()), "{told}");
+    drop(lab.cofferdam(&["image", "verify", "--remove"]).expect_code(1));
+    assert!(!blob.exists());
+    drop(lab.cofferdam(&["image", "verify"]).expect_code(1));
+    drop(lab.cofferdam(&["pull", "--quiet", &tool]).expect_code(0));
+    drop(lab.cofferdam(&["image", "verify"]).expect_code(0));
+    drop(lab.run_image(&["--rm"], &["app:1", "true"]).expect_code(0));
     lab.expect_clean();
 }

@@ -119,7 +119,7 @@ impl Engine {
         self.check_command(rootfs, &config)?;
         let files = ExecFiles::new(&view.container);
         files.write(&process)?;
-        let hold = hold(&view.container).await;
+        let hold = hold(&view.container, false).await;
         let start = ExecStart {
             runtime,
             target,
