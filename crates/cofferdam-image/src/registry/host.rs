@@ -24,6 +24,8 @@ const USER_AGENT: &str = concat!("cofferdam/", env!("CARGO_PKG_VERSION"));
 /// How often a request is led on: docker's number.
 const REDIRECTION_LIMIT: usize = 10;
 
+/// How often a host is asked again from which nothing came: each time takes as long as nothing may come.
+const SILENT_RETRIES: u32 = 2;
 /// How long a connection is kept that nobody uses.
 const POOL_IDLE: Duration = Duration::from_secs(60);
 
@@ -76,7 +78,7 @@ impl Retries {
     pub(super) async fn after(&mut self, fault: Fault, host: &str) -> Result<(), Fault> {
         if let Fault::Idle { .. } = fault {
             // Each time takes long, and whoever waits should know why.
-            self.left = self.left.min(1);
+            self.left = self.left.min(SILENT_RETRIES);
         }
         let Some(pause) = fault.pause(self.pause).filter(|_| self.left > 0) else { return Err(fault) };
         match fault {

@@ -71,6 +71,11 @@ async fn staying() {
         );
         assert_eq!(tries(&server), 1 + LIMITS.retries as usize);
     }
+    // Each try takes as long as nothing may come.
+    let server = failing(usize::MAX, Fault::Stall);
+    let error = through(&server).root().await.unwrap_err();
+    assert!(chain(&error).contains("nothing came from it"), "{}", chain(&error));
+    assert_eq!(tries(&server), 3);
 }
 
 async fn last() {
