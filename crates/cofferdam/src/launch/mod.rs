@@ -42,7 +42,7 @@ use crate::keeper::{Charge, KeeperProgram, Keeping, Kept};
 use crate::network::{NameFiles, check_namespace};
 use crate::process::{Reaper, Seat};
 use crate::request::{
-    ContainerPlan, LaunchRequest, NetworkMode, Refused, RestartPolicy, StdioFiles, validate,
+    ContainerPlan, LaunchRequest, NetworkMode, Refused, RestartPolicy, Source, StdioFiles, validate,
 };
 use crate::rootfs::{self, Rootfs};
 use crate::runtime::{self, Runtime, RuntimeConfig};
@@ -168,7 +168,9 @@ impl Launcher {
         let config = bundle.as_ref().map(|(_, config)| config);
         let granted = self.look_for_devices(&plan.devices, config)?;
         let names: Vec<_> = self.name_files(&plan).iter().flat_map(NameFiles::mounts).collect();
-        let is_hidden = self.runtime.is_sandbox() && bundle.is_none() && rootfs.has_directory("tmp");
+        // What is written to a directory of the user's is his own affair; an image's container is copied from and committed.
+        let is_of_image = matches!(plan.source, Source::Image(_));
+        let is_hidden = self.runtime.is_sandbox() && is_of_image && rootfs.has_directory("tmp");
         let own_tmp = is_hidden.then(|| rootfs.path().join("tmp"));
         let mut spec = spec::prepare(Ingredients {
             plan: &plan,
