@@ -234,13 +234,15 @@ pub(crate) async fn a_directory_has_a_name_once() {
     assert_eq!(names, [("other", a.as_ref()), ("n", b.as_ref())]);
 }
 
-/// One who takes longer to say it than others are waited for.
+/// One who takes longer to say it than others are waited for, by the clock of the event loop.
 struct Slow;
 
 #[async_trait]
 impl Users for Slow {
     async fn in_use(&self) -> Result<InUse, ImageError> {
-        tokio::time::sleep(Duration::from_millis(1200)).await;
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::resume();
         Ok(nobody())
     }
 }
