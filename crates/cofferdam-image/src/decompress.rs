@@ -31,7 +31,17 @@ pub(crate) enum Compression {
     Zstd,
 }
 
+/// Reads the first bytes of a stream, up to so many. One read of a pipe may give less.
+pub(crate) fn beginning(stream: &mut impl Read, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(bytes);
+    stream.take(bytes as u64).read_to_end(&mut start)?;
+    Ok(start)
+}
+
 impl Compression {
+    /// How many of the first bytes tell.
+    pub(crate) const MARK: usize = ZSTD.len();
+
     /// What the first bytes tell.
     pub(crate) fn of(start: &[u8]) -> Self {
         if start.starts_with(&GZIP) {
@@ -52,9 +62,7 @@ pub(crate) fn decompressed<'a>(
     stream: impl Read + Send + 'a,
 ) -> io::Result<(Compression, Box<dyn Read + Send + 'a>)> {
     let mut stream = BufReader::with_capacity(BUFFER, stream);
-    // One read of a pipe may give less than that.
-    let mut start = Vec::with_capacity(ZSTD.len());
-    (&mut stream).take(ZSTD.len() as u64).read_to_end(&mut start)?;
+    let start = beginning(&mut stream, Compression::MARK)?;
     let compression = Compression::of(&start);
     let stream = Cursor::new(start).chain(stream);
     let inner: Box<dyn Read + Send> = match compression {

@@ -126,6 +126,19 @@ impl ImageError {
     }
 }
 
+/// The kind of an error whose cause is a disk that is full or read-only, however deep it lies: whoever made an image is not to
+/// blame for it.
+#[must_use]
+pub fn disk_fault(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
+        .find(|kind| {
+            use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+            matches!(kind, StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+        })
+}
+
 impl Diagnose for ImageError {
     fn code(&self) -> Code {
         match self {

@@ -30,7 +30,7 @@ impl MountArgs {
     pub(super) fn fill(&self, request: &mut LaunchRequest) {
         request.mounts = self.volume.iter().map(|text| with_absolute_source(text)).collect();
         request.mount_options =
-            self.mount.iter().map(|text| MountRequest::with_absolute_source(text, from_here)).collect();
+            self.mount.iter().map(|text| MountRequest::with_mount_source(text, from_here)).collect();
         request.tmpfs.clone_from(&self.tmpfs);
         request.storage_opt.clone_from(&self.storage_opt);
     }
@@ -57,14 +57,14 @@ mod tests {
     fn sources_that_begin_with_a_dot_are_meant_from_here() {
         let here = std::env::current_dir().unwrap();
         let here = here.display();
-        let volume = |text: &str| with_absolute_source(text);
+        let volume = with_absolute_source;
         assert_eq!(volume("./x:/y:ro"), format!("{here}/x:/y:ro"));
         assert_eq!(volume(".:/y"), format!("{here}:/y"));
         assert_eq!(volume("../x:/y"), format!("{here}/../x:/y"));
         for text in ["/x:/y", "name:/y", "/y", "", "./y"] {
             assert_eq!(volume(text), text);
         }
-        let mount = |text: &str| MountRequest::with_absolute_source(text, from_here);
+        let mount = |text: &str| MountRequest::with_mount_source(text, from_here);
         assert_eq!(mount("type=bind,source=./x,target=/y"), format!("type=bind,source={here}/x,target=/y"));
         assert_eq!(mount("src=.,target=/y"), format!("src={here},target=/y"));
         assert_eq!(mount("target=/y,\"source=./a,b\",ro"), format!("target=/y,\"source={here}/a,b\",ro"));

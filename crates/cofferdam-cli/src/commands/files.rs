@@ -9,6 +9,7 @@ use cofferdam::error::{Code, Diagnose, Failure};
 use cofferdam::lifecycle::Status;
 use cofferdam_image::commit::{Commit, commit as configure, merged};
 use cofferdam_image::copy::{self, CopyOptions, Destination, Source};
+use cofferdam_image::error::disk_fault;
 use cofferdam_image::oci_spec::image::ImageConfiguration;
 use cofferdam_image::pack::{self, Packed, TreeOptions};
 use cofferdam_image::reference::reference;
@@ -167,15 +168,8 @@ fn interrupted() -> CliError {
 }
 
 fn unpackable(error: CopyError) -> ImageError {
-    let of_disk = std::iter::successors(std::error::Error::source(&error), |error| error.source())
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .find(|error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
-    if let Some(of_disk) = of_disk {
-        return ImageError::File {
-            path: "the new layer".into(),
-            what: "written",
-            source: of_disk.kind().into(),
-        };
+    if let Some(kind) = disk_fault(&error) {
+        return ImageError::File { path: "the new layer".into(), what: "written", source: kind.into() };
     }
     let Failure { what, why, .. } = Failure::of(&error);
     tracing::debug!(code = %error.code(), "the layer was not packed");
@@ -185,7 +179,13 @@ fn unpackable(error: CopyError) -> ImageError {
     }
 }
 
-/// The same, to write to it.
+/// Opens the root filesystem of a container.
+async fn root_of(context: &Context, name: &str) -> Result<std::os::fd::OwnedFd, CliError> {
+    let view = context.engine.find(name).await?;
+    Ok(context.engine.open_root(&view)?)
+}
+
+/// The same, to bring something into it.
 async fn root_to_write(context: &Context, name: &str) -> Result<std::os::fd::OwnedFd, CliError> {
     let view = context.engine.find(name).await?;
     if view.record.sandboxed && view.status().is_live() && view.status() != Status::Created {
@@ -194,11 +194,6 @@ async fn root_to_write(context: &Context, name: &str) -> Result<std::os::fd::Own
             view.title()
         ));
     }
-    Ok(context.engine.open_root(&view)?)
-}
-
-async fn root_of(context: &Context, name: &str) -> Result<std::os::fd::OwnedFd, CliError> {
-    let view = context.engine.find(name).await?;
     Ok(context.engine.open_root(&view)?)
 }
 

@@ -1,7 +1,9 @@
 //! `network`: what containers can be attached to, and attachments that are prepared for them.
 
-use cofferdam::network::{Pool, PoolMarks};
-use serde_json::{Value, json};
+use std::path::Path;
+
+use cofferdam::network::{PluginConfig, Pool, PoolMarks};
+use serde::Serialize;
 
 use crate::args::refuse;
 use crate::cli::NetworkCommand;
@@ -20,40 +22,47 @@ pub(super) async fn run(context: &Context, command: NetworkCommand) -> Result<u8
     }
 }
 
+/// What is printed of a network.
+#[derive(Debug, Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    plugins: Vec<&'a str>,
+    file: &'a Path,
+    /// How many attachments are to be prepared, where somebody wants it.
+    pool: Option<PoolMarks>,
+    prepared: usize,
+}
+
 fn list(context: &Context, quiet: bool, format: Option<&str>) -> Result<u8, CliError> {
     let networks = context.engine.networks()?;
     let (catalog, pools) = (networks.catalog(), networks.pools()?);
     catalog.problems.iter().for_each(warn);
-    let values: Vec<Value> = catalog
-        .networks
-        .iter()
-        .map(|(name, network)| {
-            let plugins: Vec<&str> = network.plugins.iter().map(|plugin| plugin.kind()).collect();
-            let pool = pools.iter().find(|pool| pool.network == *name);
-            let (marks, prepared) = pool.map_or((None, 0), |pool| (Some(pool.marks), pool.prepared));
-            json!({
-                "name": name, "plugins": plugins, "file": network.source, "pool": marks, "prepared": prepared,
-            })
-        })
-        .collect();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let pool_of = |name: &str| pools.iter().find(|pool| pool.network == name);
+    let listed = catalog.networks.iter().map(|(name, network)| Listed {
+        name,
+        plugins: network.plugins.iter().map(PluginConfig::kind).collect(),
+        file: &network.source,
+        pool: pool_of(name).map(|pool| pool.marks),
+        prepared: pool_of(name).map_or(0, |pool| pool.prepared),
+    });
+    let listed: Vec<Listed<'_>> = listed.collect();
     match format {
-        _ if quiet => values.iter().try_for_each(|value| print(text(&value["name"])))?,
-        Some("json") => print_json(&values)?,
+        _ if quiet => listed.iter().try_for_each(|network| print(network.name))?,
+        Some("json") => print_json(&listed)?,
         None | Some("table") => {
-            let rows = values.iter().zip(catalog.networks.keys()).map(|(value, name)| {
-                let plugins: Vec<String> =
-                    value["plugins"].as_array().into_iter().flatten().map(text).collect();
-                let pool =
-                    pools.iter().find(|pool| pool.network == *name).map_or_else(|| "-".to_owned(), said);
-                [name.clone(), plugins.join(","), pool, text(&value["file"])]
+            let rows = listed.iter().map(|network| {
+                let pool = pool_of(network.name).map_or_else(|| "-".to_owned(), said);
+                let file = network.file.display().to_string();
+                [network.name.to_owned(), network.plugins.join(","), pool, file]
             });
             print(render(["NAME", "PLUGINS", "POOL", "FILE"], rows))?;
         }
         Some(template) => {
             let template = Template::parse(template)?;
-            for value in &values {
-                print(template.render(value)?)?;
+            for network in &listed {
+                let value = serde_json::to_value(network);
+                let value = value.map_err(|error| CliError::internal("no JSON", &error))?;
+                print(template.render(&value)?)?;
             }
         }
     }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use rustix::fs::{Mode, OFlags};
 
 use super::Content;
-use crate::decompress::{Compression, bytes_limit, decompressed};
+use crate::decompress::{Compression, beginning, bytes_limit, decompressed};
 use crate::error::ImageError;
 use crate::store::Store;
 use crate::unpack::{EntryKind, Records};
@@ -53,11 +53,10 @@ impl Archive {
         if !about.is_file() && !about.file_type().is_fifo() {
             return Err(ImageError::invalid(path.display(), "it is neither a file nor a pipe"));
         }
-        let mut start = [0; 8];
         let is_plain = about.is_file() && {
-            let count = read_up_to(&mut file, &mut start).map_err(&failed)?;
+            let start = beginning(&mut file, Compression::MARK).map_err(&failed)?;
             file.rewind().map_err(&failed)?;
-            Compression::of(&start[..count]) == Compression::None
+            Compression::of(&start) == Compression::None
         };
         if !is_plain {
             let most = match about.is_file() {
@@ -127,17 +126,6 @@ impl Archive {
     }
 }
 
-fn read_up_to(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..])? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    Ok(filled)
-}
-
 /// Writes what an archive has, uncompressed, to a file without a name, which goes with the last who has it open.
 fn spool(path: &Path, archive: File, most: u64, store: &Store) -> Result<File, ImageError> {
     let folder = store.partial();
@@ -147,12 +135,11 @@ fn spool(path: &Path, archive: File, most: u64, store: &Store) -> Result<File, I
     let mut spooled = File::from(spooled);
     let (_, mut content) = decompressed(archive).map_err(ImageError::file(path, "read"))?;
     // Before all of it is on the disk.
-    let mut start = [0; TAR_BLOCK];
-    let count = read_up_to(&mut content, &mut start).map_err(ImageError::file(path, "uncompressed"))?;
-    if count < TAR_BLOCK || !start[TAR_MAGIC_AT..].starts_with(TAR_MAGIC) {
+    let start = beginning(&mut content, TAR_BLOCK).map_err(ImageError::file(path, "uncompressed"))?;
+    if start.len() < TAR_BLOCK || !start[TAR_MAGIC_AT..].starts_with(TAR_MAGIC) {
         return Err(ImageError::invalid(path.display(), "it is no tar, compressed with gzip or zstd or not"));
     }
-    let copied = io::copy(&mut start.chain(content).take(most + 1), &mut spooled)
+    let copied = io::copy(&mut start.as_slice().chain(content).take(most + 1), &mut spooled)
         .map_err(ImageError::file(path, "uncompressed"))?;
     if copied > most {
         return Err(ImageError::invalid(

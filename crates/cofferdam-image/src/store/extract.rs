@@ -19,7 +19,7 @@ use super::lock::{self, How, Pauses};
 use super::{Hold, Image, Store, blocking, layer_name};
 use crate::decompress::{bytes_limit, decompressed};
 use crate::digest::{Hashed, Hasher};
-use crate::error::ImageError;
+use crate::error::{ImageError, disk_fault};
 use crate::progress::Progress;
 use crate::unpack::{UnpackError, UnpackLimits, unpack};
 
@@ -254,15 +254,8 @@ impl Work {
         if matches!(inner, UnpackError::NoWhiteouts(_)) {
             return ImageError::Unsuited { path: self.store.root().to_owned(), source: error };
         }
-        let source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        let of_disk = std::iter::successors(source, |error| error.source())
-            .filter_map(|error| error.downcast_ref::<io::Error>())
-            .find(|error| {
-                use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-                matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
-            });
-        match of_disk {
-            Some(of_disk) => ImageError::file(&self.claim.path, "written")(of_disk.kind().into()),
+        match disk_fault(&error) {
+            Some(kind) => ImageError::file(&self.claim.path, "written")(kind.into()),
             None => ImageError::Layer { digest: self.blob.digest().to_string(), source: error },
         }
     }

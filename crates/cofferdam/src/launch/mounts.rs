@@ -1,4 +1,5 @@
-//! What a user had mounted: looking at the sources, and taking the volumes.
+//! What a container has mounted: looking at the sources of what a user wants, taking volumes, and making what a reserved container
+//! still lacks.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

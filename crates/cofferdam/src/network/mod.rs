@@ -5,6 +5,7 @@ mod names;
 mod namespace;
 mod programs;
 
+pub use cofferdam_network::cni::PluginConfig;
 pub use cofferdam_network::names::{HostEntry, NameRequest};
 pub(crate) use cofferdam_network::ports::HeldPorts;
 pub use cofferdam_network::ports::{PortRequest, PublishedPort};

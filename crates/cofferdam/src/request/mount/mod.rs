@@ -195,7 +195,7 @@ impl MountRequest {
     /// A text for [`MountRequest::parse_mount`] whose source, if it begins with a dot, is meant from a directory that only the
     /// caller knows: `replace` makes it absolute.
     #[must_use]
-    pub fn with_absolute_source(text: &str, replace: impl Fn(&str) -> String) -> String {
+    pub fn with_mount_source(text: &str, replace: impl Fn(&str) -> String) -> String {
         mount_option::with_source(text, replace)
     }
 
